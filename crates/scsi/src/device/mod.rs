@@ -1,0 +1,1 @@
+//! A logical unit and its commands.
