@@ -1,0 +1,120 @@
+use std::sync::Arc;
+
+use base::{Epoch, Error, ErrorKind, ImageId, Result};
+use bucket::{Attributes, Bucket, Key, Payload};
+use bytes::Bytes;
+
+use crate::epoch::{EpochRecord, ImageRecord};
+use crate::name;
+use crate::segment::Sealed;
+
+/// Puts an object that only this caller can mean. If the name is taken, what is there decides: the same bytes are our own
+/// earlier put whose answer was lost, anything else is somebody else's.
+async fn put_once(bucket: &dyn Bucket, key: &Key, body: &Payload) -> Result<()> {
+    match bucket.create(key, body, &Attributes::default()).await {
+        Err(e) if e.kind() == ErrorKind::Exists => {
+            let found = bucket.get(key, None).await?;
+            if found == body.to_bytes() { Ok(()) } else { Err(e) }
+        }
+        other => other.map(drop),
+    }
+}
+
+/// Creates an image: from now on it can be opened.
+///
+/// `Exists` if the id is taken by another image.
+pub async fn create_image(bucket: &dyn Bucket, record: &ImageRecord) -> Result<()> {
+    put_once(bucket, &name::image(record.image), &record.encode().into()).await
+}
+
+/// What an image is. `NotFound` if there is none of that id.
+pub async fn read_image(bucket: &dyn Bucket, image: ImageId) -> Result<ImageRecord> {
+    let key = name::image(image);
+    let record = ImageRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    if record.image == image {
+        Ok(record)
+    } else {
+        Err(Error::corrupt(format!("{key} describes image {}: objects were moved between images", record.image)))
+    }
+}
+
+/// All images of a bucket, with what could not be read in place of their records.
+pub async fn list_images(bucket: &dyn Bucket) -> Result<Vec<(ImageId, Result<ImageRecord>)>> {
+    let mut images = Vec::new();
+    let mut after: Option<Key> = None;
+    loop {
+        let page = bucket.list("images/", after.as_ref(), 1).await?;
+        let Some(found) = page.first() else { return Ok(images) };
+        let image = name::parse_image(&found.key)?;
+        let record = read_image(bucket, image).await;
+        images.push((image, record));
+        // Jump over everything of this image: '~' sorts behind all that follows its prefix.
+        after = Some(Key::new(format!("{}~", name::prefix(image)))?);
+    }
+}
+
+/// The right to add to an image's chain, until somebody takes the next epoch.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    bucket: Arc<dyn Bucket>,
+    image: ImageId,
+    epoch: Epoch,
+}
+
+impl Ownership {
+    /// Takes the epoch that `record` names. `Fenced` if another gateway was faster.
+    pub async fn take(bucket: Arc<dyn Bucket>, record: &EpochRecord) -> Result<Ownership> {
+        let key = name::epoch(record.image, record.epoch);
+        put_once(&*bucket, &key, &record.encode().into()).await.map_err(|e| match e.kind() {
+            ErrorKind::Exists => {
+                Error::caused(ErrorKind::Fenced, format!("another gateway took {key} at the same moment"), e)
+            }
+            _ => e.within(format!("taking {key}")),
+        })?;
+        Ok(Ownership { bucket, image: record.image, epoch: record.epoch })
+    }
+
+    /// The epoch owned.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The bucket.
+    pub fn bucket(&self) -> &Arc<dyn Bucket> {
+        &self.bucket
+    }
+
+    /// Whether the image is still ours. A put counts only after a check that began after it succeeded.
+    ///
+    /// `Fenced` if not; `Unavailable` and others if it could not be found out.
+    pub async fn check(&self) -> Result<()> {
+        let key = name::epoch(self.image, self.epoch.next());
+        match self.bucket.head(&key).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(e),
+            Ok(_) => Err(Error::fenced(format!("{key} exists: another gateway owns the image now"))),
+        }
+    }
+
+    /// Puts a segment. `Corrupt` if its place holds other bytes, which nobody but this owner may write.
+    pub async fn put_segment(&self, sealed: &Sealed) -> Result<()> {
+        let key = name::segment(self.image, self.epoch, sealed.header.position.number);
+        put_once(&*self.bucket, &key, &sealed.payload).await.map_err(|e| taken(e, &key))
+    }
+
+    /// Puts an object of a checkpoint (pages, or the root when all pages are there).
+    pub async fn put_object(&self, key: &Key, body: Bytes) -> Result<()> {
+        put_once(&*self.bucket, key, &body.into()).await.map_err(|e| taken(e, key))
+    }
+}
+
+fn taken(e: Error, key: &Key) -> Error {
+    match e.kind() {
+        ErrorKind::Exists => Error::caused(
+            ErrorKind::Corrupt,
+            format!("{key} holds other bytes than this owner wrote; something else writes into the bucket"),
+            e,
+        ),
+        _ => e.within(format!("put {key}")),
+    }
+}
