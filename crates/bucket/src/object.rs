@@ -2,7 +2,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 
 use async_trait::async_trait;
-use base::{Error, Result, UnixMillis, checksum};
+use base::{Error, ErrorKind, Result, UnixMillis, checksum};
 use bytes::{Bytes, BytesMut};
 
 /// The name of an object inside a bucket: `/`-separated, no empty, `.` or `..` component, at most 900 bytes.
@@ -16,7 +16,9 @@ impl Key {
         let fine = !name.is_empty()
             && name.len() <= 900
             && !name.bytes().any(|b| b < 0x20 || b == 0x7f)
-            && name.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255);
+            && name
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255);
         if fine { Ok(Key(name)) } else { Err(Error::invalid(format!("{name:?} cannot name an object"))) }
     }
 
@@ -73,6 +75,30 @@ impl Payload {
         self.crc64
     }
 
+    /// Computes the sum anew: `Corrupt` if the bytes are not those the sum was made of.
+    pub fn check(&self) -> Result<()> {
+        let found = checksum::crc64_parts(self.parts.iter().map(|p| &p[..]));
+        if found == self.crc64 {
+            Ok(())
+        } else {
+            Err(Error::corrupt(format!(
+                "the body has CRC-64 {found:016x} where {:016x} was announced: it was damaged on the way, send it again",
+                self.crc64
+            )))
+        }
+    }
+
+    /// Whether its bytes are exactly `other`.
+    pub fn equals(&self, other: &[u8]) -> bool {
+        let mut rest = other;
+        self.len == other.len() as u64
+            && self.parts.iter().all(|part| {
+                let (head, tail) = rest.split_at(part.len());
+                rest = tail;
+                head == &part[..]
+            })
+    }
+
     /// The whole in one piece (copies unless there is one piece).
     pub fn to_bytes(&self) -> Bytes {
         match &self.parts[..] {
@@ -117,6 +143,54 @@ pub struct Attributes {
     pub class: StorageClass,
 }
 
+/// The bytes of names and values that [`Attributes::metadata`] may hold in all: Amazon's limit, the smallest of the stores.
+pub const METADATA_LIMIT: usize = 2048;
+
+impl Attributes {
+    /// `Invalid` unless every store can keep them: metadata names of lower-case letters, digits and `-`, beginning with
+    /// a letter; values of printable ASCII without blanks at the ends; at most [`METADATA_LIMIT`] bytes in all.
+    pub fn check(&self) -> Result<()> {
+        let printable = |s: &str| s.bytes().all(|b| (0x20..0x7f).contains(&b)) && s.trim() == s;
+        let name_fine = |n: &str| {
+            n.starts_with(|c: char| c.is_ascii_lowercase())
+                && n.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+        };
+        if let Some(kind) =
+            self.content_type.as_deref().filter(|c| c.is_empty() || c.len() > 255 || !printable(c))
+        {
+            return Err(Error::invalid(format!(
+                "{kind:?} is no content type: write one as in \"text/plain\""
+            )));
+        }
+        if let Some((name, value)) = self.metadata.iter().find(|(n, v)| !name_fine(n) || !printable(v)) {
+            return Err(Error::invalid(format!(
+                "metadata {name:?}: {value:?} cannot be kept: use names of a-z, 0-9 and '-', and printable ASCII values"
+            )));
+        }
+        let size: usize = self.metadata.iter().map(|(n, v)| n.len() + v.len()).sum();
+        if size > METADATA_LIMIT {
+            return Err(Error::invalid(format!(
+                "{size} bytes of metadata are too many: stores keep {METADATA_LIMIT}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an object's bytes can be read now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Access {
+    /// At once.
+    #[default]
+    Ready,
+    /// Not before [`Bucket::restore`] was asked for and has finished.
+    Archived,
+    /// [`Bucket::restore`] was asked for and has not finished.
+    Restoring,
+    /// At once, until the copy that was restored expires (`None`: the store does not say when).
+    Restored(Option<UnixMillis>),
+}
+
 /// What a store says about an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectMeta {
@@ -130,6 +204,41 @@ pub struct ObjectMeta {
     pub modified: UnixMillis,
     /// What goes with it; listings may leave it at the default.
     pub attributes: Attributes,
+    /// Whether it can be read now; listings may leave it at the default.
+    pub access: Access,
+}
+
+/// What is left of `range` in an object of `size` bytes: `Invalid` if it is empty or begins at or behind the end.
+pub(crate) fn cut(key: &Key, range: Range<u64>, size: u64) -> Result<Range<u64>> {
+    if range.start < range.end && range.start < size {
+        Ok(range.start..range.end.min(size))
+    } else {
+        Err(outside(key, &range, Some(size)))
+    }
+}
+
+/// The error of a range that holds no byte of the object.
+pub(crate) fn outside(key: &Key, range: &Range<u64>, size: Option<u64>) -> Error {
+    let size = size.map_or("fewer".to_owned(), |s| s.to_string());
+    Error::invalid(format!(
+        "{key}: bytes {}..{} were asked of {size}: ask for a range inside",
+        range.start, range.end
+    ))
+}
+
+/// The error of an absent object.
+pub(crate) fn absent(url: &str, key: &Key) -> Error {
+    Error::new(ErrorKind::NotFound, format!("{url} has no object {key}"))
+}
+
+/// The error of a create-only request that came second.
+pub(crate) fn taken(url: &str, key: &Key) -> Error {
+    Error::new(ErrorKind::Exists, format!("{url} has an object {key} already"))
+}
+
+/// The error of reading an archived object.
+pub(crate) fn archived(url: &str, key: &Key) -> Error {
+    Error::invalid(format!("{key} in {url} is archived: restore it, wait until that is done, then read it"))
 }
 
 /// An object store's bucket, or a prefix of one.
@@ -141,8 +250,8 @@ pub trait Bucket: Send + Sync + Debug {
     /// Where it is, for messages (`s3://backups/site1`); never a secret.
     fn url(&self) -> String;
 
-    /// The bytes of `range` (all, if `None`). `NotFound` if absent; `Invalid` if the range begins behind the end; a
-    /// range that ends behind the end is cut.
+    /// The bytes of `range` (all, if `None`). `NotFound` if absent; `Invalid` if the range is empty or begins at or
+    /// behind the end, or if the object is archived; a range that ends behind the end is cut.
     async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes>;
 
     /// What the store says about the object. `NotFound` if absent.
