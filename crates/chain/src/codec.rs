@@ -139,6 +139,10 @@ impl<'a> Reader<'a> {
 
     /// The body must end here.
     pub(crate) fn end(self) -> Result<()> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.corrupt("bytes are left over behind its last field")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.corrupt("bytes are left over behind its last field"))
+        }
     }
 }

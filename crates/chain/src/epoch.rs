@@ -2,6 +2,7 @@ use base::{ByteSize, Epoch, GatewayId, ImageId, JournalId, Result, UnixMillis};
 use bytes::Bytes;
 
 use crate::codec::{Reader, Writer};
+use crate::segment::Position;
 
 /// On what ground an owner began its epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,6 +117,38 @@ impl ImageRecord {
             size: ByteSize(r.u64()?),
             block_size: r.u32()?,
         };
+        if len != data.len() {
+            return Err(r.corrupt("it goes on behind its digest"));
+        }
+        r.end()?;
+        Ok(record)
+    }
+}
+
+/// Where an owner's part of the chain begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FenceRecord {
+    /// The image.
+    pub image: ImageId,
+    /// The fence segment.
+    pub position: Position,
+}
+
+const FENCE_MAGIC: &[u8; 8] = b"TGfence1";
+
+impl FenceRecord {
+    /// The sealed object.
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::new(FENCE_MAGIC);
+        w.raw(&self.image.0);
+        self.position.write(&mut w);
+        w.seal().0
+    }
+
+    /// Reads a sealed object. `Corrupt` if it is not exactly one.
+    pub fn decode(data: &[u8]) -> Result<FenceRecord> {
+        let (mut r, _, len) = Reader::open("a fence object", FENCE_MAGIC, data)?;
+        let record = FenceRecord { image: ImageId(r.array()?), position: Position::read(&mut r)? };
         if len != data.len() {
             return Err(r.corrupt("it goes on behind its digest"));
         }

@@ -112,7 +112,8 @@ impl<T: Piece> ExtentMap<T> {
 
     /// The first run that ends behind `sector`.
     pub fn next_from(&self, sector: u64) -> Option<(Span, &T)> {
-        let before = self.runs.range(..=sector).next_back().filter(|(start, (count, _))| **start + count > sector);
+        let before =
+            self.runs.range(..=sector).next_back().filter(|(start, (count, _))| **start + count > sector);
         before
             .or_else(|| self.runs.range(sector..).next())
             .map(|(&start, (count, value))| (Span::new(start, *count), value))

@@ -13,12 +13,12 @@ mod segment;
 mod writer;
 
 pub use checkpoint::{Checkpoint, Page, PageRef, Row, RowId, Table};
-pub use epoch::{Continuation, EpochRecord, ImageRecord};
+pub use epoch::{Continuation, EpochRecord, FenceRecord, ImageRecord};
 pub use extent::{ExtentMap, Piece};
-pub use reader::{Chain, Loaded, load};
+pub use reader::{Chain, Loaded, load, read_epoch};
 pub use segment::{
-    Codec, Extent, ExtentKind, FRAME_BYTES, FRAME_SECTORS, Frame, Header, HeaderDraft, Kind, Placement, Position,
-    Sealed, SegmentDraft, StateChange, Target, decode_frame, encode_frame,
+    Codec, Extent, ExtentKind, FRAME_BYTES, FRAME_SECTORS, Frame, Header, HeaderDraft, Kind, Placement,
+    Position, Sealed, SegmentDraft, StateChange, Target, decode_frame, encode_frame,
 };
 pub use writer::{Ownership, create_image, list_images, read_image};
 

@@ -19,10 +19,20 @@ pub fn image(image: ImageId) -> Key {
 
 /// A term of ownership.
 pub fn epoch(image: ImageId, epoch: Epoch) -> Key {
-    key(format!("images/{image}/epoch/{:016x}", epoch.0))
+    key(format!("images/{image}/epoch/{:016x}", !epoch.0))
 }
 
-/// The prefix of all terms of ownership.
+/// Where a term's part of the chain begins.
+pub fn fence(image: ImageId, epoch: Epoch) -> Key {
+    key(format!("images/{image}/fence/{:016x}", !epoch.0))
+}
+
+/// The prefix of all fences; the newest lists first.
+pub fn fences(image: ImageId) -> String {
+    format!("images/{image}/fence/")
+}
+
+/// The prefix of all terms of ownership; the newest lists first.
 pub fn epochs(image: ImageId) -> String {
     format!("images/{image}/epoch/")
 }
@@ -70,9 +80,9 @@ fn foreign(key: &Key) -> Error {
     Error::corrupt(format!("{key} is not a name this gateway gives; move it out of the image's prefix"))
 }
 
-/// The epoch a key of [`epochs`] names.
+/// The epoch a key of [`epochs`] or [`fences`] names.
 pub fn parse_epoch(key: &Key) -> Result<Epoch> {
-    key.as_str().rsplit('/').next().and_then(hex16).map(Epoch).ok_or_else(|| foreign(key))
+    key.as_str().rsplit('/').next().and_then(hex16).map(|e| Epoch(!e)).ok_or_else(|| foreign(key))
 }
 
 /// Number and epoch of a key of [`segments`].

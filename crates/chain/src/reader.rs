@@ -5,7 +5,7 @@ use bucket::{Bucket, Key};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use crate::checkpoint::Checkpoint;
-use crate::epoch::{EpochRecord, ImageRecord};
+use crate::epoch::{EpochRecord, FenceRecord, ImageRecord};
 use crate::name;
 use crate::segment::{Header, Kind, Position};
 use crate::writer::read_image;
@@ -51,6 +51,12 @@ pub struct Loaded {
 pub async fn load(bucket: &dyn Bucket, image: ImageId) -> Result<Loaded> {
     let record = read_image(bucket, image).await?;
     let newest_epoch = newest_epoch(bucket, image).await?;
+    let Some(fence) = newest_fence(bucket, image).await? else {
+        let checkpoint = Checkpoint::empty(image, record.size.0 / base::SECTOR);
+        let chain = Chain { members: vec![], head: Position::ROOT, clean: false, orphans: vec![] };
+        return Ok(Loaded { record, newest_epoch, last_owner: None, checkpoint, passed_over: vec![], chain });
+    };
+    let last_owner = Some(read_epoch(bucket, image, fence.epoch).await?);
     let mut passed_over = Vec::new();
     for key in list_all(bucket, &name::checkpoints(image), None).await? {
         let checkpoint = match read_checkpoint(bucket, image, &key).await {
@@ -61,19 +67,19 @@ pub async fn load(bucket: &dyn Bucket, image: ImageId) -> Result<Loaded> {
             }
             Err(e) => return Err(e),
         };
-        match chain_from(bucket, image, checkpoint.position).await? {
+        match chain_from(bucket, image, checkpoint.position, fence).await? {
             Some(chain) => {
-                let last_owner = read_epoch(bucket, image, chain.head.epoch).await?;
                 return Ok(Loaded { record, newest_epoch, last_owner, checkpoint, passed_over, chain });
             }
             None => passed_over.push((key, "its writer had lost its epoch".into())),
         }
     }
     let checkpoint = Checkpoint::empty(image, record.size.0 / base::SECTOR);
-    let chain = chain_from(bucket, image, Position::ROOT).await?.ok_or_else(|| {
-        Error::corrupt(format!("image {image} has segments but no readable checkpoint leads to them: {passed_over:?}"))
+    let chain = chain_from(bucket, image, Position::ROOT, fence).await?.ok_or_else(|| {
+        Error::corrupt(format!(
+            "image {image} has segments but no readable checkpoint leads to them: {passed_over:?}"
+        ))
     })?;
-    let last_owner = read_epoch(bucket, image, chain.head.epoch).await?;
     Ok(Loaded { record, newest_epoch, last_owner, checkpoint, passed_over, chain })
 }
 
@@ -103,25 +109,41 @@ async fn list_all(bucket: &dyn Bucket, prefix: &str, mut after: Option<Key>) -> 
 }
 
 async fn newest_epoch(bucket: &dyn Bucket, image: ImageId) -> Result<Epoch> {
-    let keys = list_all(bucket, &name::epochs(image), None).await?;
-    keys.last().map_or(Ok(Epoch(0)), name::parse_epoch)
+    let newest = bucket.list(&name::epochs(image), None, 1).await?;
+    newest.first().map_or(Ok(Epoch(0)), |object| name::parse_epoch(&object.key))
 }
 
-async fn read_epoch(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<Option<EpochRecord>> {
-    if epoch == Epoch(0) {
-        return Ok(None);
+async fn newest_fence(bucket: &dyn Bucket, image: ImageId) -> Result<Option<Position>> {
+    let newest = bucket.list(&name::fences(image), None, 1).await?;
+    let Some(key) = newest.first().map(|object| &object.key) else { return Ok(None) };
+    let record =
+        FenceRecord::decode(&bucket.get(key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    if (record.image, record.position.epoch) == (image, name::parse_epoch(key)?) {
+        Ok(Some(record.position))
+    } else {
+        Err(Error::corrupt(format!("{key} holds another fence than its name says")))
     }
+}
+
+/// Reads one term of ownership. `NotFound` if it was never taken; `Corrupt` if its object is damaged.
+pub async fn read_epoch(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<EpochRecord> {
     let key = name::epoch(image, epoch);
-    let record = EpochRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let record =
+        EpochRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
     if (record.image, record.epoch) == (image, epoch) {
-        Ok(Some(record))
+        Ok(record)
     } else {
         Err(Error::corrupt(format!("{key} holds another epoch than its name says")))
     }
 }
 
 /// Fetches and checks one header. `NotFound` if absent; `Corrupt`, with the object's name, if it is not that segment.
-pub(crate) async fn read_header(bucket: &dyn Bucket, image: ImageId, epoch: Epoch, number: Number) -> Result<Header> {
+pub(crate) async fn read_header(
+    bucket: &dyn Bucket,
+    image: ImageId,
+    epoch: Epoch,
+    number: Number,
+) -> Result<Header> {
     let key = name::segment(image, epoch, number);
     let read = async {
         let mut data = bucket.get(&key, Some(0..Header::FIRST_GET)).await?;
@@ -138,54 +160,57 @@ pub(crate) async fn read_header(bucket: &dyn Bucket, image: ImageId, epoch: Epoc
         }
     };
     read.await.map_err(|e: Error| match e.kind() {
-        ErrorKind::Invalid => Error::caused(ErrorKind::Corrupt, format!("{key} is shorter than a segment"), e),
+        ErrorKind::Invalid => {
+            Error::caused(ErrorKind::Corrupt, format!("{key} is shorter than a segment"), e)
+        }
         _ => e.within(format!("{key}")),
     })
 }
 
-/// The members behind `base`, or `None` if the chain does not go through `base`.
-async fn chain_from(bucket: &dyn Bucket, image: ImageId, base: Position) -> Result<Option<Chain>> {
+/// The members behind `base`, or `None` if the chain does not go through `base`. `fence` is the newest owner's first.
+async fn chain_from(
+    bucket: &dyn Bucket,
+    image: ImageId,
+    base: Position,
+    fence: Position,
+) -> Result<Option<Chain>> {
+    let own_base = base.epoch == fence.epoch && base.number >= fence.number;
+    if !own_base && base.number >= fence.number {
+        return Ok(None);
+    }
     let after = name::behind_segment(image, base.number);
     let mut by_epoch: BTreeMap<Epoch, Vec<Number>> = BTreeMap::new();
     for key in list_all(bucket, &name::segments(image), Some(after)).await? {
         let (number, epoch) = name::parse_segment(&key)?;
         by_epoch.entry(epoch).or_default().push(number);
     }
-    let Some((&newest, _)) = by_epoch.last_key_value() else {
-        return Ok(Some(Chain { members: Vec::new(), head: base, clean: is_close(bucket, image, base).await?, orphans: vec![] }));
-    };
-    if newest < base.epoch {
-        return Ok(Some(Chain {
-            members: Vec::new(),
-            head: base,
-            clean: is_close(bucket, image, base).await?,
-            orphans: all(&by_epoch),
-        }));
-    }
     let mut headers = fetch_all(bucket, image, &by_epoch).await?;
-    // The newest epoch's own part: from its lowest segment upwards, while numbers and digests follow.
-    let numbers = &by_epoch[&newest];
-    let mut at = if newest == base.epoch { base.number.next() } else { numbers[0] };
-    let mut own = Vec::new();
-    while let Some(header) = headers.get(&(newest, at)) {
-        let follows = own.last().map_or(newest != base.epoch || header.previous == base, |last: &Header| {
-            header.previous == last.position
-        });
+    // The newest owner's own part: upwards while numbers are contiguous.
+    let mut own: Vec<Header> = Vec::new();
+    let mut at = if own_base { base.number.next() } else { fence.number };
+    while let Some(header) = headers.remove(&(fence.epoch, at)) {
+        let header = header?;
+        let follows = match own.last() {
+            Some(last) => header.previous == last.position,
+            None if own_base => header.previous == base,
+            None => header.position == fence,
+        };
         if !follows {
-            return Err(Error::corrupt(format!(
-                "{} does not follow the segment before it",
-                name::segment(image, newest, at)
-            )));
+            let key = name::segment(image, fence.epoch, at);
+            return Err(Error::corrupt(format!("{key} does not follow the segment before it")));
         }
-        own.push(header.clone());
+        own.push(header);
         at = at.next();
+    }
+    if !own_base && own.is_empty() {
+        let key = name::segment(image, fence.epoch, fence.number);
+        return Err(Error::corrupt(format!("{key} is missing, but the newest owner's chain begins with it")));
     }
     let Some(members) = back_to(image, base, own, &mut headers)? else { return Ok(None) };
     let head = members.last().map_or(base, |h| h.position);
-    let clean = members.last().map(|h| h.kind == Kind::Close);
-    let clean = match clean {
-        Some(clean) => clean,
-        None => is_close(bucket, image, base).await?,
+    let clean = match members.last() {
+        Some(last) => last.kind == Kind::Close,
+        None => read_header(bucket, image, base.epoch, base.number).await?.kind == Kind::Close,
     };
     let known: BTreeSet<_> = members.iter().map(|h| (h.position.number, h.position.epoch)).collect();
     let orphans = all(&by_epoch).into_iter().filter(|place| !known.contains(place)).collect();
@@ -196,24 +221,20 @@ fn all(by_epoch: &BTreeMap<Epoch, Vec<Number>>) -> Vec<(Number, Epoch)> {
     by_epoch.iter().flat_map(|(e, numbers)| numbers.iter().map(|n| (*n, *e))).collect()
 }
 
-/// Whether the checkpoint's own position ended an epoch in good order.
-async fn is_close(bucket: &dyn Bucket, image: ImageId, position: Position) -> Result<bool> {
-    if position == Position::ROOT {
-        return Ok(false);
-    }
-    let header = read_header(bucket, image, position.epoch, position.number).await?;
-    Ok(header.kind == Kind::Close)
-}
+/// Headers by place. A damaged one matters only if the chain turns out to go through it.
+type Headers = BTreeMap<(Epoch, Number), Result<Header>>;
 
 async fn fetch_all(
     bucket: &dyn Bucket,
     image: ImageId,
     by_epoch: &BTreeMap<Epoch, Vec<Number>>,
-) -> Result<BTreeMap<(Epoch, Number), Header>> {
+) -> Result<Headers> {
     stream::iter(all(by_epoch))
         .map(|(number, epoch)| async move {
-            let header = read_header(bucket, image, epoch, number).await?;
-            Ok(((epoch, number), header))
+            match read_header(bucket, image, epoch, number).await {
+                Err(e) if !matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) => Err(e),
+                header => Ok(((epoch, number), header)),
+            }
         })
         .buffer_unordered(FETCHES)
         .try_collect()
@@ -225,7 +246,7 @@ fn back_to(
     image: ImageId,
     base: Position,
     own: Vec<Header>,
-    headers: &mut BTreeMap<(Epoch, Number), Header>,
+    headers: &mut Headers,
 ) -> Result<Option<Vec<Header>>> {
     let Some(first) = own.first() else { return Ok(Some(own)) };
     let mut before = Vec::new();
@@ -234,11 +255,10 @@ fn back_to(
         if want.number <= base.number {
             return Ok(None);
         }
-        let header = headers.remove(&(want.epoch, want.number)).filter(|h| h.position == want).ok_or_else(|| {
-            Error::corrupt(format!(
-                "{} is missing or changed, but the chain goes through it",
-                name::segment(image, want.epoch, want.number)
-            ))
+        let header = headers.remove(&(want.epoch, want.number)).transpose()?;
+        let header = header.filter(|h| h.position == want).ok_or_else(|| {
+            let key = name::segment(image, want.epoch, want.number);
+            Error::corrupt(format!("{key} is missing or changed, but the chain goes through it"))
         })?;
         want = header.previous;
         before.push(header);

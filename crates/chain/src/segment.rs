@@ -27,13 +27,13 @@ impl Position {
     /// Before the first segment.
     pub const ROOT: Position = Position { epoch: Epoch(0), number: Number(0), digest: [0; 32] };
 
-    fn write(&self, w: &mut Writer) {
+    pub(crate) fn write(&self, w: &mut Writer) {
         w.u64(self.epoch.0);
         w.u64(self.number.0);
         w.raw(&self.digest);
     }
 
-    fn read(r: &mut Reader<'_>) -> Result<Position> {
+    pub(crate) fn read(r: &mut Reader<'_>) -> Result<Position> {
         Ok(Position { epoch: Epoch(r.u64()?), number: Number(r.u64()?), digest: r.array()? })
     }
 }
@@ -313,7 +313,10 @@ pub(crate) fn read_states(r: &mut Reader<'_>) -> Result<Vec<StateChange>> {
     Ok(states)
 }
 
-pub(crate) fn write_states<'a>(w: &mut Writer, states: impl ExactSizeIterator<Item = (&'a str, Option<&'a Bytes>)>) {
+pub(crate) fn write_states<'a>(
+    w: &mut Writer,
+    states: impl ExactSizeIterator<Item = (&'a str, Option<&'a Bytes>)>,
+) {
     w.count(states.len());
     for (name, value) in states {
         w.text(name);
@@ -405,6 +408,14 @@ impl SegmentDraft {
 
     fn extent(&mut self, start: u64, sectors: u64, skip: u64, from: Option<(Epoch, Number)>) {
         let at = Placement { frame: self.frames.len() as u32, skip: skip as u8 };
+        if let (None, Some(Extent { span, kind: ExtentKind::Data(last) })) = (from, self.extents.last_mut())
+            && span.end() == start
+            && last.frame == at.frame
+            && u64::from(last.skip) + span.count == skip
+        {
+            span.count += sectors;
+            return;
+        }
         let kind = match from {
             None => ExtentKind::Data(at),
             Some(from) => ExtentKind::Moved { at, from },
@@ -498,10 +509,9 @@ impl SegmentDraft {
 
     fn finish(self, draft: HeaderDraft, head: Bytes, digest: Digest) -> Sealed {
         let position = Position { epoch: draft.epoch, number: draft.previous.number.next(), digest };
-        let crc = self
-            .frames
-            .iter()
-            .fold(checksum::crc64(&head), |crc, f| checksum::crc64_combine(crc, f.crc64, u64::from(f.stored)));
+        let crc = self.frames.iter().fold(checksum::crc64(&head), |crc, f| {
+            checksum::crc64_combine(crc, f.crc64, u64::from(f.stored))
+        });
         let header = Header {
             image: draft.image,
             position,
@@ -541,6 +551,38 @@ fn write_extent(w: &mut Writer, e: &Extent) {
     if let Some((epoch, number)) = from {
         w.u64(epoch.0);
         w.u64(number.0);
+    }
+}
+
+impl Sealed {
+    /// The same content at another place of a chain: for segments that waited on a local disk across a change of epoch.
+    ///
+    /// `payload` is the whole old object.
+    pub fn again(header: &Header, payload: &Bytes, draft: HeaderDraft) -> Result<Sealed> {
+        let mut at = header.payload_at as usize;
+        let mut stored = Vec::with_capacity(header.frames.len());
+        for frame in &header.frames {
+            let end = at + frame.stored as usize;
+            if end > payload.len() {
+                return Err(Error::corrupt("a segment is shorter than its header says"));
+            }
+            let bytes = payload.slice(at..end);
+            if checksum::crc64(&bytes) != frame.crc64 {
+                return Err(Error::corrupt("a frame's CRC-64 does not match its bytes"));
+            }
+            stored.push(bytes);
+            at = end;
+        }
+        let content = SegmentDraft {
+            frames: header.frames.clone(),
+            stored,
+            extents: header.extents.clone(),
+            states: header.states.clone(),
+            deletions: Vec::new(),
+            packing: Vec::new(),
+            packed: 0,
+        };
+        Ok(content.seal(draft))
     }
 }
 

@@ -4,7 +4,7 @@ use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use bucket::{Attributes, Bucket, Key, Payload};
 use bytes::Bytes;
 
-use crate::epoch::{EpochRecord, ImageRecord};
+use crate::epoch::{EpochRecord, FenceRecord, ImageRecord};
 use crate::name;
 use crate::segment::Sealed;
 
@@ -30,11 +30,15 @@ pub async fn create_image(bucket: &dyn Bucket, record: &ImageRecord) -> Result<(
 /// What an image is. `NotFound` if there is none of that id.
 pub async fn read_image(bucket: &dyn Bucket, image: ImageId) -> Result<ImageRecord> {
     let key = name::image(image);
-    let record = ImageRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let record =
+        ImageRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
     if record.image == image {
         Ok(record)
     } else {
-        Err(Error::corrupt(format!("{key} describes image {}: objects were moved between images", record.image)))
+        Err(Error::corrupt(format!(
+            "{key} describes image {}: objects were moved between images",
+            record.image
+        )))
     }
 }
 
@@ -100,6 +104,14 @@ impl Ownership {
     pub async fn put_segment(&self, sealed: &Sealed) -> Result<()> {
         let key = name::segment(self.image, self.epoch, sealed.header.position.number);
         put_once(&*self.bucket, &key, &sealed.payload).await.map_err(|e| taken(e, &key))
+    }
+
+    /// Puts the first segment of this owner and what leads readers to it, then checks; on success the image may be served.
+    pub async fn put_fence(&self, sealed: &Sealed) -> Result<()> {
+        self.put_segment(sealed).await?;
+        let record = FenceRecord { image: self.image, position: sealed.header.position };
+        self.put_object(&name::fence(self.image, self.epoch), record.encode()).await?;
+        self.check().await
     }
 
     /// Puts an object of a checkpoint (pages, or the root when all pages are there).

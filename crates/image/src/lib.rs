@@ -1,1 +1,31 @@
-//! placeholder
+//! The living byte space of a volume: what was written is in the journal, then in a segment, then in the bucket, and a
+//! read finds it wherever it is.
+//!
+//! One loop per image ([`destage`]) owns the chain; connection threads read and append around it through [`layers`].
+
+mod admission;
+mod checkpoint;
+mod collect;
+mod core;
+mod destage;
+mod dirty;
+mod env;
+mod fetch;
+mod fork;
+mod layers;
+mod lock;
+mod open;
+mod outgoing;
+mod pages;
+mod readahead;
+mod status;
+
+pub use crate::core::{Image, Mapping};
+pub use admission::Admission;
+pub use env::{Env, Event, Events, Options, Severity};
+pub use fork::{Fork, discard_fork, forks};
+pub use open::{OpenRequest, create};
+pub use status::{Condition, Status};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,103 @@
+//! Letting writes in no faster than the gateway can keep them.
+//!
+//! While there is plenty of room every write is admitted at once. Above half full, writes are paced towards the rate at
+//! which room comes back, so that a reserve is left when an outage ends and no write ever waits long; with no room left
+//! a write is refused as busy, which the initiator is told as TASK SET FULL.
+
+use std::time::Duration;
+
+use base::{Error, ErrorKind, Result};
+use local::Reservation;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::core::Core;
+
+/// Permission for one write, with the journal space it will take.
+#[derive(Debug, Default)]
+pub struct Admission {
+    pub(crate) reservation: Option<Reservation>,
+}
+
+impl Admission {
+    /// For small records that must never wait for room: they use the journal's extra reserve.
+    pub(crate) fn control() -> Admission {
+        Admission { reservation: None }
+    }
+}
+
+/// When the next paced write may go.
+#[derive(Debug, Default)]
+pub(crate) struct Pacer {
+    next: Mutex<Option<Instant>>,
+}
+
+/// Fullness from which on writes are paced.
+const PACED_FROM: f64 = 0.5;
+/// Fullness that is never passed: the rest is for what is on its way.
+const FULL: f64 = 0.95;
+/// The slowest pace, bytes per second: a reserve that is nearly gone lasts a little longer.
+const SLOWEST: f64 = 256.0 * 1024.0;
+
+impl Core {
+    /// How full the scarcer of the journal and the image's own local space is, 0 to 1.
+    fn fullness(&self) -> f64 {
+        let usage = self.env.journal.usage();
+        let journal = usage.used as f64 / usage.capacity.max(1) as f64;
+        let spooled = self.progress.lock().spooled_bytes as f64;
+        // The journal fills only once local segments cannot take what the bucket does not.
+        let spool = spooled / self.env.options.spool_limit.0.max(1) as f64;
+        if spool >= FULL { journal.max(spool) } else { journal.max(spool * FULL) }
+    }
+
+    pub fn try_admit(&self, bytes: u64) -> Option<Admission> {
+        if self.fullness() >= PACED_FROM {
+            return None;
+        }
+        Some(Admission { reservation: Some(self.env.journal.try_reserve(bytes)?) })
+    }
+
+    pub async fn admit(&self, bytes: u64) -> Result<Admission> {
+        self.usable()?;
+        if let Some(admission) = self.try_admit(bytes) {
+            return Ok(admission);
+        }
+        let limit = self.env.options.admit_within;
+        match tokio::time::timeout(limit, self.admit_paced(bytes)).await {
+            Ok(admission) => admission,
+            Err(_) => {
+                self.usable()?;
+                Err(Error::new(
+                    ErrorKind::Busy,
+                    "no room for the write: the bucket does not take data and the local disk is full",
+                ))
+            }
+        }
+    }
+
+    async fn admit_paced(&self, bytes: u64) -> Result<Admission> {
+        loop {
+            self.usable()?;
+            let fullness = self.fullness();
+            if fullness < FULL {
+                let turn = self.pace(bytes, fullness);
+                tokio::time::sleep_until(turn).await;
+                let reservation = self.env.journal.reserve(bytes).await?;
+                return Ok(Admission { reservation: Some(reservation) });
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The moment at which a write of `bytes` may go: the fuller, the closer to the rate at which room comes back.
+    fn pace(&self, bytes: u64, fullness: f64) -> Instant {
+        let now = Instant::now();
+        let slack = ((FULL - fullness) / (FULL - PACED_FROM)).clamp(0.0, 1.0);
+        let drain = self.progress.lock().rate();
+        let rate = (drain * (0.5 + 2.0 * slack)).max(SLOWEST) + 64e6 * slack * slack;
+        let mut next = self.pacer.next.lock();
+        let turn = next.map_or(now, |next| next.max(now));
+        *next = Some(turn + Duration::from_secs_f64(bytes as f64 / rate));
+        turn
+    }
+}

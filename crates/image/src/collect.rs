@@ -1,0 +1,155 @@
+//! Garbage: objects that neither of the two newest checkpoints, nor any replay from them, can need.
+//!
+//! What is garbage is computed from durable checkpoints, its deletion is written into the chain, and it is deleted only
+//! after that counts and a grace has passed, so that readers who looked just before are not disturbed. A deletion that
+//! comes late, even from an owner that has lost its epoch meanwhile, hits nothing that a later owner can need.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use base::{Epoch, ImageId, Number, Result};
+use bucket::{Bucket, Key};
+use chain::{Checkpoint, Header, Ownership, name};
+use tokio::time::Instant;
+
+use crate::core::Core;
+
+const LISTING: usize = 1000;
+
+/// What a checkpoint needs to stay readable.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    number: Number,
+    segments: BTreeSet<(Epoch, Number)>,
+    pages: BTreeSet<(Number, Epoch, u32)>,
+}
+
+impl Kept {
+    pub fn of(root: &Checkpoint) -> Kept {
+        let own = root.table.values().filter(|row| row.origin == root.image);
+        Kept {
+            number: root.position.number,
+            segments: own.map(|row| (row.epoch, row.number)).collect(),
+            pages: root.pages.iter().map(|p| (p.number, p.epoch, p.part)).collect(),
+        }
+    }
+}
+
+/// What may go.
+#[derive(Debug, Default)]
+pub(crate) struct Garbage {
+    segments: Vec<(Epoch, Number)>,
+    /// Older checkpoints and their pages.
+    indexes: Vec<Key>,
+}
+
+impl Garbage {
+    /// Lists what only checkpoints before `older` could need.
+    pub async fn find(bucket: &dyn Bucket, image: ImageId, older: &Kept, newer: &Kept) -> Result<Garbage> {
+        let mut garbage = Garbage::default();
+        each(bucket, &name::segments(image), |key| {
+            let (number, epoch) = name::parse_segment(key)?;
+            let place = (epoch, number);
+            if number <= older.number && !older.segments.contains(&place) && !newer.segments.contains(&place) {
+                garbage.segments.push(place);
+            }
+            Ok(number <= older.number)
+        })
+        .await?;
+        let mut indexes = Vec::new();
+        each(bucket, &name::checkpoints(image), |key| {
+            if name::parse_checkpoint(key)?.0 < older.number {
+                indexes.push(key.clone());
+            }
+            Ok(true)
+        })
+        .await?;
+        each(bucket, &name::all_pages(image), |key| {
+            let place = name::parse_pages(key)?;
+            if place.0 < older.number && !older.pages.contains(&place) && !newer.pages.contains(&place) {
+                indexes.push(key.clone());
+            }
+            Ok(true)
+        })
+        .await?;
+        garbage.indexes = indexes;
+        Ok(garbage)
+    }
+}
+
+/// Shows every key below a prefix to `visit`, until it says that it has seen enough.
+async fn each(bucket: &dyn Bucket, prefix: &str, mut visit: impl FnMut(&Key) -> Result<bool>) -> Result<()> {
+    let mut after = None;
+    loop {
+        let page = bucket.list(prefix, after.as_ref(), LISTING).await?;
+        for object in &page {
+            if !visit(&object.key)? {
+                return Ok(());
+            }
+        }
+        if page.len() < LISTING {
+            return Ok(());
+        }
+        after = page.into_iter().next_back().map(|o| o.key);
+    }
+}
+
+/// Deletions under way.
+#[derive(Debug, Default)]
+pub(crate) struct Collector {
+    newest: Option<Arc<Kept>>,
+    /// In the chain or on the way there.
+    announced: BTreeSet<(Epoch, Number)>,
+    /// Indexes that go together with the next announced segments.
+    indexes: Vec<Key>,
+    due: VecDeque<(Instant, Vec<Key>)>,
+}
+
+impl Collector {
+    /// Starts from the checkpoint that the image was opened from.
+    pub fn new(root: &Checkpoint) -> Collector {
+        let newest = (root.position.number > Number(0)).then(|| Arc::new(Kept::of(root)));
+        Collector { newest, ..Collector::default() }
+    }
+
+    /// The newest durable checkpoint.
+    pub fn newest(&self) -> Option<Arc<Kept>> {
+        self.newest.clone()
+    }
+
+    /// Takes in a new checkpoint; says which deletions to write into the chain.
+    pub fn checkpointed(&mut self, kept: Kept, garbage: Garbage) -> Vec<(Epoch, Number)> {
+        self.newest = Some(Arc::new(kept));
+        self.indexes = garbage.indexes;
+        let fresh: Vec<_> = garbage.segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
+        self.announced.extend(fresh.iter().copied());
+        fresh
+    }
+
+    /// A segment counts: what it announces may go after `due`.
+    pub fn counted(&mut self, header: &Header, due: Instant) {
+        if header.deletions.is_empty() {
+            return;
+        }
+        let segments = header.deletions.iter().map(|(epoch, number)| name::segment(header.image, *epoch, *number));
+        let keys = segments.chain(std::mem::take(&mut self.indexes)).collect();
+        self.due.push_back((due, keys));
+    }
+
+    /// Starts the deletions whose time has come, off the loop.
+    pub fn delete_due(&mut self, core: &Arc<Core>, own: &Ownership) {
+        while self.due.front().is_some_and(|(due, _)| *due <= Instant::now()) {
+            let Some((_, keys)) = self.due.pop_front() else { return };
+            let bucket = own.bucket().clone();
+            let work = async move {
+                for key in keys {
+                    // What stays behind for now is found again by a later checkpoint's listing.
+                    if let Err(e) = bucket.delete(&key).await {
+                        tracing::warn!("garbage {key} stays for now: {e}");
+                    }
+                }
+            };
+            core.env.spawn.spawn("garbage", Box::pin(work));
+        }
+    }
+}

@@ -1,0 +1,489 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
+use bytes::Bytes;
+use local::{Committed, Owner, OwnerHandle, Record, RecordKind};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use crate::admission::{Admission, Pacer};
+use crate::destage::Request;
+use crate::dirty::{DirtyRecord, join, slice_parts};
+use crate::env::{Env, Event, Severity};
+use crate::fetch::InFlight;
+use crate::layers::{Layers, Source};
+use crate::lock::RangeLocks;
+use crate::readahead::Readahead;
+use crate::status::{Condition, Progress, Status};
+
+/// An open image: a sparse, durable array of sectors.
+///
+/// Any number of threads may read and write it at once. It goes on working until it is closed ([`Image::close`]) or halted
+/// ([`Image::halt`]).
+#[derive(Clone)]
+pub struct Image {
+    pub(crate) core: Arc<Core>,
+}
+
+/// How a run of sectors is provisioned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mapping {
+    /// It holds data.
+    Data,
+    /// It holds zeroes that were written.
+    Zero,
+    /// It holds nothing and reads as zeroes.
+    Hole,
+}
+
+/// Where the write order is made.
+pub(crate) struct Front {
+    pub next: Seq,
+    pub committed: Seq,
+    /// Records that are visible already, before their sync, because the write cache is on.
+    volatile: BTreeMap<Seq, Arc<DirtyRecord>>,
+}
+
+/// Committed records that no segment has taken yet, oldest first.
+#[derive(Default)]
+pub(crate) struct Backlog {
+    pub queue: VecDeque<Arc<DirtyRecord>>,
+    pub bytes: u64,
+}
+
+/// What an image is made of; the destage loop and every handle share it.
+pub(crate) struct Core {
+    pub id: ImageId,
+    pub env: Env,
+    pub epoch: Epoch,
+    pub block_size: u32,
+    pub layers: RwLock<Layers>,
+    pub journal: OnceLock<OwnerHandle>,
+    pub front: Mutex<Front>,
+    pub backlog: Mutex<Backlog>,
+    pub states: Mutex<BTreeMap<String, Bytes>>,
+    /// The same as of the last segment that counts.
+    pub durable_states: Mutex<BTreeMap<String, Bytes>>,
+    /// In sectors.
+    pub size: AtomicU64,
+    pub condition: RwLock<Condition>,
+    pub locks: Arc<RangeLocks>,
+    pub in_flight: InFlight,
+    pub readahead: Readahead,
+    pub write_cache: AtomicBool,
+    /// The destage loop looks again.
+    pub wake: Notify,
+    /// Something was committed.
+    pub committed: Notify,
+    pub requests: mpsc::UnboundedSender<Request>,
+    pub progress: Mutex<Progress>,
+    pub pacer: Pacer,
+}
+
+/// The state that holds the image's size in sectors.
+pub(crate) const SIZE_STATE: &str = "size";
+
+impl Front {
+    pub fn new(last: Seq) -> Front {
+        Front { next: last.next(), committed: last, volatile: BTreeMap::new() }
+    }
+}
+
+impl Core {
+    /// Whether it serves. `Fenced`, or the failure that stopped it.
+    pub fn usable(&self) -> Result<()> {
+        match &*self.condition.read() {
+            Condition::Open => Ok(()),
+            Condition::Closed => Err(Error::new(ErrorKind::Unavailable, "the volume is closed")),
+            Condition::Fenced(why) => Err(Error::fenced(format!("volume lost to another gateway: {why}"))),
+            Condition::Failed(kind, why) => Err(Error::new(*kind, why.clone())),
+        }
+    }
+
+    /// Leaves the open condition, once; later calls change nothing.
+    pub fn stop_serving(&self, to: Condition) {
+        let mut condition = self.condition.write();
+        if *condition == Condition::Open {
+            *condition = to;
+        }
+        drop(condition);
+        self.wake.notify_one();
+    }
+
+    pub fn report(&self, severity: Severity, text: String) {
+        self.env.events.event(Event { severity, image: self.id, text });
+    }
+
+    pub fn check_span(&self, span: Span) -> Result<()> {
+        let size = self.size.load(Ordering::Acquire);
+        if span.start.checked_add(span.count).is_some_and(|end| end <= size) {
+            Ok(())
+        } else {
+            Err(Error::invalid(format!("sectors {}+{} lie behind the end at {size}", span.start, span.count)))
+        }
+    }
+
+    /// Gives a record its place in the write order and hands it to the journal.
+    fn append(
+        &self,
+        kind: RecordKind,
+        span: Span,
+        payload: Vec<Bytes>,
+        admission: Admission,
+        early: bool,
+    ) -> Result<oneshot::Receiver<Result<()>>> {
+        let (done, committed) = oneshot::channel();
+        let mut front = self.front.lock();
+        self.usable()?;
+        let seq = front.next;
+        let visible = early.then(|| payload.clone());
+        let record = Record { epoch: self.epoch, seq, kind, span, payload };
+        let journal = self.journal.get().expect("attached before the image is handed out");
+        match admission.reservation {
+            Some(room) => journal.append_reserved(record, room, Some(done))?,
+            None => journal.append(record, Some(done))?,
+        }
+        front.next = seq.next();
+        if let Some(data) = visible {
+            let now = self.env.clock.now();
+            let record = DirtyRecord::new(&self.env.memory, seq, kind, span, now, data);
+            self.layers.write().publish(&record);
+            front.volatile.insert(seq, record);
+        }
+        Ok(committed)
+    }
+
+    /// Appends and waits as long as the write cache setting asks for.
+    async fn change(
+        &self,
+        kind: RecordKind,
+        span: Span,
+        payload: Vec<Bytes>,
+        admission: Admission,
+        fua: bool,
+    ) -> Result<()> {
+        let early = !fua && self.write_cache.load(Ordering::Relaxed);
+        let committed = self.append(kind, span, payload, admission, early)?;
+        if early { Ok(()) } else { wait(committed).await }
+    }
+}
+
+async fn wait(committed: oneshot::Receiver<Result<()>>) -> Result<()> {
+    committed.await.unwrap_or_else(|_| Err(Error::internal("the journal stopped before it answered")))
+}
+
+impl Owner for Core {
+    fn committed(&self, batch: Vec<Committed>) {
+        let now = self.env.clock.now();
+        let mut records = Vec::with_capacity(batch.len());
+        let mut fresh = Vec::with_capacity(batch.len());
+        let mut front = self.front.lock();
+        for Committed { record, location } in batch {
+            front.committed = record.seq;
+            if record.kind == RecordKind::State {
+                self.set_state_now(&join(record.payload.clone()));
+            }
+            let known = front.volatile.remove(&record.seq);
+            let visible = known.is_some();
+            let dirty = known.unwrap_or_else(|| {
+                DirtyRecord::new(&self.env.memory, record.seq, record.kind, record.span, now, record.payload)
+            });
+            dirty.placed(location);
+            if !visible {
+                fresh.push(dirty.clone());
+            }
+            records.push(dirty);
+        }
+        drop(front);
+        let mut layers = self.layers.write();
+        fresh.iter().for_each(|record| layers.publish(record));
+        drop(layers);
+        let mut backlog = self.backlog.lock();
+        for record in records {
+            backlog.bytes += record.bytes;
+            backlog.queue.push_back(record);
+        }
+        drop(backlog);
+        self.wake.notify_one();
+        self.committed.notify_waiters();
+    }
+
+    fn poisoned(&self, error: &Error) {
+        let text = format!("the journal failed and takes no more writes: {error}; restart the gateway to recover from it");
+        self.report(Severity::Error, text.clone());
+        self.stop_serving(Condition::Failed(ErrorKind::Internal, text));
+        self.committed.notify_waiters();
+    }
+}
+
+impl Core {
+    /// Applies the payload of a state record.
+    pub fn set_state_now(&self, payload: &[u8]) {
+        let Ok((name, value)) = decode_state(payload) else {
+            return self.report(Severity::Error, "a state record in the journal cannot be read".into());
+        };
+        if name == SIZE_STATE
+            && let Some(size) = value.as_deref().and_then(|v| v.try_into().ok())
+        {
+            self.size.store(u64::from_le_bytes(size), Ordering::Release);
+        }
+        let mut states = self.states.lock();
+        match value {
+            Some(value) => states.insert(name, value),
+            None => states.remove(&name),
+        };
+    }
+}
+
+/// A state record's payload: 1 byte set or removed, 2 bytes length of the name, name, value; padded with zeroes is not
+/// allowed.
+pub(crate) fn encode_state(name: &str, value: Option<&Bytes>) -> Bytes {
+    let mut payload = vec![u8::from(value.is_some())];
+    payload.extend_from_slice(&(name.len() as u16).to_le_bytes());
+    payload.extend_from_slice(name.as_bytes());
+    payload.extend_from_slice(value.map_or(&[], |v| &v[..]));
+    payload.into()
+}
+
+/// The reverse of [`encode_state`].
+pub(crate) fn decode_state(payload: &[u8]) -> Result<(String, Option<Bytes>)> {
+    let wrong = || Error::corrupt("a state record's payload is malformed");
+    let [set, a, b, rest @ ..] = payload else { return Err(wrong()) };
+    let len = u16::from_le_bytes([*a, *b]) as usize;
+    let (name, value) = rest.split_at_checked(len).ok_or_else(wrong)?;
+    let name = std::str::from_utf8(name).map_err(|e| Error::caused(ErrorKind::Corrupt, "a state's name", e))?;
+    Ok((name.to_owned(), (*set == 1).then(|| Bytes::copy_from_slice(value))))
+}
+
+impl Image {
+    /// Its id.
+    pub fn id(&self) -> ImageId {
+        self.core.id
+    }
+
+    /// Its size in sectors.
+    pub fn sectors(&self) -> u64 {
+        self.core.size.load(Ordering::Acquire)
+    }
+
+    /// Bytes in a logical block: 512 or 4,096.
+    pub fn block_size(&self) -> u32 {
+        self.core.block_size
+    }
+
+    /// The present owner's term.
+    pub fn epoch(&self) -> Epoch {
+        self.core.epoch
+    }
+
+    /// Whether it serves, and why not.
+    pub fn usable(&self) -> Result<()> {
+        self.core.usable()
+    }
+
+    /// A permission to write, if one is to be had without waiting.
+    pub fn try_admit(&self, bytes: u64) -> Option<Admission> {
+        self.core.try_admit(bytes)
+    }
+
+    /// Waits for a permission to write; slow when the disk fills faster than the bucket takes it.
+    ///
+    /// `Busy` when none was to be had within the time set; `Fenced` and others if the image stopped.
+    pub async fn admit(&self, bytes: u64) -> Result<Admission> {
+        self.core.admit(bytes).await
+    }
+
+    /// Reads if everything is in memory or page cache; the parts make up the span in order.
+    pub fn try_read(&self, span: Span) -> Option<Result<Vec<Bytes>>> {
+        self.core.try_read(span)
+    }
+
+    /// Reads. `Corrupt` if stored bytes are not what was written and no other copy is; the event names the object.
+    pub async fn read(&self, span: Span) -> Result<Vec<Bytes>> {
+        match self.core.try_read(span) {
+            Some(done) => done,
+            None => self.core.read(span).await,
+        }
+    }
+
+    /// Writes whole sectors; durable on return unless the write cache is on and `fua` is not set.
+    pub async fn write(&self, start: u64, data: Vec<Bytes>, fua: bool, admission: Admission) -> Result<()> {
+        let bytes: u64 = data.iter().map(|d| d.len() as u64).sum();
+        let span = Span::new(start, bytes / SECTOR);
+        self.core.check_span(span)?;
+        if !bytes.is_multiple_of(SECTOR) {
+            return Err(Error::invalid(format!("{bytes} bytes are no whole sectors")));
+        }
+        let _guard = self.lock(span, false).await;
+        if bytes <= self.core.env.journal.max_record() {
+            return self.core.change(RecordKind::Data, span, data, admission, fua).await;
+        }
+        self.write_in_records(span, data, admission, fua).await
+    }
+
+    /// A write longer than a journal record can be: several records, all queued before the first is waited for.
+    async fn write_in_records(&self, span: Span, data: Vec<Bytes>, mut admission: Admission, fua: bool) -> Result<()> {
+        let most = self.core.env.journal.max_record() / SECTOR;
+        let early = !fua && self.core.write_cache.load(Ordering::Relaxed);
+        let mut waiting = Vec::new();
+        let mut at = 0;
+        while at < span.count {
+            let part = Span::new(span.start + at, most.min(span.count - at));
+            let mut cut = Vec::new();
+            slice_parts(&data, at * SECTOR, part.bytes(), &mut cut);
+            let room = admission.reservation.as_mut().and_then(|r| r.split(part.bytes()));
+            waiting.push(self.core.append(RecordKind::Data, part, cut, Admission { reservation: room }, early)?);
+            at += part.count;
+        }
+        if !early {
+            for committed in waiting {
+                wait(committed).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes sectors zeroes; with `unmap` they may be given up and become holes.
+    pub async fn zero(&self, span: Span, unmap: bool) -> Result<()> {
+        self.core.check_span(span)?;
+        if span.is_empty() {
+            return Ok(());
+        }
+        let _guard = self.lock(span, false).await;
+        let admission = self.core.admit(0).await?;
+        let kind = if unmap { RecordKind::Discard } else { RecordKind::Zero };
+        self.core.change(kind, span, Vec::new(), admission, false).await
+    }
+
+    /// Reads, lets `change` work on the bytes, and writes them if it says so, with no other write to the span between.
+    pub async fn update(
+        &self,
+        span: Span,
+        admission: Admission,
+        change: impl FnOnce(&mut [u8]) -> bool,
+    ) -> Result<()> {
+        self.core.check_span(span)?;
+        let _guard = self.lock(span, true).await;
+        let mut bytes = base::AlignedBuf::zeroed(span.bytes() as usize);
+        let mut at = 0;
+        for part in self.read(span).await? {
+            bytes[at..at + part.len()].copy_from_slice(&part);
+            at += part.len();
+        }
+        if !change(&mut bytes) {
+            return Ok(());
+        }
+        self.core.change(RecordKind::Data, span, vec![bytes.into_bytes()], admission, false).await
+    }
+
+    async fn lock(&self, span: Span, exclusive: bool) -> crate::lock::RangeGuard {
+        match self.core.locks.try_lock(span, exclusive) {
+            Some(guard) => guard,
+            None => self.core.locks.lock(span, exclusive).await,
+        }
+    }
+
+    /// Makes every acknowledged write durable (those the write cache acknowledged early).
+    pub async fn flush(&self) -> Result<()> {
+        let outstanding = {
+            let front = self.core.front.lock();
+            front.committed.next() != front.next
+        };
+        if !outstanding {
+            return self.core.usable();
+        }
+        let admission = Admission::control();
+        wait(self.core.append(RecordKind::Barrier, Span::new(0, 0), Vec::new(), admission, false)?).await
+    }
+
+    /// Whether writes may be acknowledged before they are durable. Off at first.
+    pub fn set_write_cache(&self, on: bool) {
+        self.core.write_cache.store(on, Ordering::Relaxed);
+    }
+
+    /// A small value stored with the image.
+    pub fn state(&self, name: &str) -> Option<Bytes> {
+        self.core.states.lock().get(name).cloned()
+    }
+
+    /// Stores one, or removes it; durable on return. Names up to 255 bytes, values up to 64 KiB.
+    pub async fn set_state(&self, name: &str, value: Option<Bytes>) -> Result<()> {
+        if name.len() > 255 || value.as_ref().is_some_and(|v| v.len() > 64 << 10) {
+            return Err(Error::invalid(format!("state {name:?} is too long to be kept")));
+        }
+        let payload = vec![encode_state(name, value.as_ref())];
+        wait(self.core.append(RecordKind::State, Span::new(0, 0), payload, Admission::control(), false)?).await
+    }
+
+    /// Changes the size. What lies behind a smaller one is given up.
+    pub async fn resize(&self, sectors: u64) -> Result<()> {
+        let old = self.sectors();
+        if sectors < old {
+            self.zero(Span::new(sectors, old - sectors), true).await?;
+        }
+        self.set_state(SIZE_STATE, Some(Bytes::copy_from_slice(&sectors.to_le_bytes()))).await
+    }
+
+    /// How the run at `start` is provisioned, and its length, at most `most`.
+    pub async fn mapping(&self, start: u64, most: u64) -> Result<(Mapping, u64)> {
+        let span = Span::new(start, most.min(self.sectors().saturating_sub(start)));
+        self.core.check_span(span)?;
+        let mut found: Option<(Mapping, u64)> = None;
+        for (run, source) in self.core.resolve(span).await? {
+            let kind = match source {
+                Source::Hole => Mapping::Hole,
+                Source::Zero => Mapping::Zero,
+                Source::Record { .. } | Source::Spooled { .. } | Source::Stored { .. } => Mapping::Data,
+            };
+            match &mut found {
+                None => found = Some((kind, run.count)),
+                Some((same, count)) if *same == kind => *count += run.count,
+                Some(_) => break,
+            }
+        }
+        Ok(found.unwrap_or((Mapping::Hole, span.count)))
+    }
+
+    /// Fetches a span into the cache, soon.
+    pub fn prefetch(&self, span: Span) {
+        if self.core.check_span(span).is_ok() {
+            self.core.spawn_prefetch(span);
+        }
+    }
+
+    /// Waits until everything that was acknowledged by now is in the bucket.
+    pub async fn drain(&self) -> Result<()> {
+        self.request(Request::Drain).await
+    }
+
+    /// Drains and cuts a checkpoint.
+    pub async fn checkpoint(&self) -> Result<()> {
+        self.request(Request::Checkpoint).await
+    }
+
+    /// Ends it in good order: everything goes to the bucket, and any gateway may open it next. Waits for the bucket as
+    /// long as it takes; dropped, the image goes on.
+    pub async fn close(&self) -> Result<()> {
+        self.request(Request::Close).await
+    }
+
+    /// Stops at once; what is dirty stays in the journal, and this gateway's next open goes on with it.
+    pub async fn halt(&self) -> Result<()> {
+        self.core.stop_serving(Condition::Closed);
+        self.request(Request::Halt).await
+    }
+
+    async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
+        let (answer, answered) = oneshot::channel();
+        let gone = || Error::new(ErrorKind::Unavailable, "the volume's background work has ended");
+        self.core.requests.send(make(answer)).map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
+        answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
+    }
+
+    /// What an operator wants to know.
+    pub fn status(&self) -> Status {
+        self.core.status()
+    }
+}

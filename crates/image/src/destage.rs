@@ -1,0 +1,742 @@
+//! The one loop that owns an image's chain: it seals dirty records into segments, sees them into the bucket, and moves
+//! the durable point.
+//!
+//! Order of things, for each segment: sealed; put (several at a time); when it and all before it are put, one check that the
+//! epoch is still ours, begun after the puts succeeded, makes them *count*; then the map changes, the journal's
+//! space comes free and the local segment goes. When the bucket does not keep up, the oldest segments become local
+//! segments, which frees the journal just as well.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq, Span};
+use bytes::Bytes;
+use chain::{ExtentMap, HeaderDraft, Kind, Ownership, Piece, Position, Sealed, SegmentDraft, StateChange};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use local::RecordKind;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::checkpoint::{Made, Plan};
+use crate::collect::Collector;
+use crate::core::{Core, decode_state};
+use crate::dirty::{DirtyRecord, SpooledSegment, join, slice_parts};
+use crate::env::Severity;
+use crate::outgoing::{Body, Outgoing, Put, spool_name};
+use crate::status::Condition;
+
+/// What a handle asks of the loop.
+pub(crate) enum Request {
+    Drain(oneshot::Sender<Result<()>>),
+    Checkpoint(oneshot::Sender<Result<()>>),
+    Close(oneshot::Sender<Result<()>>),
+    Halt(oneshot::Sender<Result<()>>),
+}
+
+/// Somebody who waits until all up to a record counts.
+struct Waiter {
+    upto: Seq,
+    checkpoint: bool,
+    answer: oneshot::Sender<Result<()>>,
+}
+
+type PutDone = (Number, Result<Arc<Sealed>>);
+
+/// See the module.
+pub(crate) struct Destager {
+    pub core: Arc<Core>,
+    pub own: Ownership,
+    pub requests: mpsc::UnboundedReceiver<Request>,
+    /// The last segment sealed.
+    pub head: Position,
+    /// The last segment that counts, and the last client record in it.
+    pub durable: Position,
+    pub durable_seq: Seq,
+    /// The last client record sealed.
+    pub sealed_seq: Seq,
+    /// Sealed and not yet counted, in order.
+    pub outgoing: VecDeque<Outgoing>,
+    /// Local segments of earlier epochs that must be sealed anew before any record, in order.
+    pub inherited: VecDeque<Arc<SpooledSegment>>,
+    pub collector: Collector,
+    pub since_checkpoint: usize,
+    pub puts: FuturesUnordered<BoxFuture<'static, PutDone>>,
+    pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
+    pub checkpoint: Option<BoxFuture<'static, Result<Made>>>,
+    pub next_check: Instant,
+    pub checkpoint_after: Instant,
+    waiters: Vec<Waiter>,
+    closing: Option<oneshot::Sender<Result<()>>>,
+    close_sealed: bool,
+}
+
+enum Action {
+    Request(Option<Request>),
+    Put(PutDone),
+    Checked(Number, Result<()>),
+    Checkpointed(Result<Made>),
+    Look,
+}
+
+/// The parts of a [`Destager`] that opening has worked out.
+pub(crate) struct Start {
+    pub own: Ownership,
+    pub requests: mpsc::UnboundedReceiver<Request>,
+    pub head: Position,
+    pub last_seq: Seq,
+    pub sealed_seq: Seq,
+    pub inherited: VecDeque<Arc<SpooledSegment>>,
+    pub since_checkpoint: usize,
+    pub collector: Collector,
+}
+
+impl Destager {
+    pub fn new(core: Arc<Core>, start: Start) -> Destager {
+        let now = Instant::now();
+        Destager {
+            next_check: now + core.env.options.check_every,
+            checkpoint_after: now,
+            core,
+            own: start.own,
+            requests: start.requests,
+            head: start.head,
+            durable: start.head,
+            durable_seq: start.last_seq,
+            sealed_seq: start.sealed_seq,
+            outgoing: VecDeque::new(),
+            inherited: start.inherited,
+            collector: start.collector,
+            since_checkpoint: start.since_checkpoint,
+            puts: FuturesUnordered::new(),
+            check: None,
+            checkpoint: None,
+            waiters: Vec::new(),
+            closing: None,
+            close_sealed: false,
+        }
+    }
+
+    /// Runs until the image is closed, halted, fenced or fails.
+    pub async fn run(mut self) {
+        loop {
+            let stop = match self.advance().await {
+                Ok(deadline) => {
+                    let action = self.select(deadline).await;
+                    self.apply(action).await
+                }
+                Err(e) => Err(e),
+            };
+            match stop {
+                Ok(false) => {}
+                Ok(true) => return,
+                Err(e) => return self.fail(e).await,
+            }
+        }
+    }
+
+    async fn select(&mut self, deadline: Instant) -> Action {
+        let core = self.core.clone();
+        tokio::select! {
+            biased;
+            request = self.requests.recv() => Action::Request(request),
+            Some((covers, result)) = maybe(&mut self.check) => Action::Checked(covers, result),
+            Some(done) = self.puts.next(), if !self.puts.is_empty() => Action::Put(done),
+            Some(made) = maybe(&mut self.checkpoint) => Action::Checkpointed(made),
+            () = core.wake.notified() => Action::Look,
+            () = tokio::time::sleep_until(deadline) => Action::Look,
+        }
+    }
+
+    /// Acts on one thing that happened; `true` ends the loop.
+    async fn apply(&mut self, action: Action) -> Result<bool> {
+        match action {
+            Action::Request(None) => return Ok(true),
+            Action::Request(Some(request)) => return Ok(self.take(request)),
+            Action::Put((number, result)) => self.put_done(number, result)?,
+            Action::Checked(covers, result) => {
+                self.check = None;
+                self.next_check = Instant::now() + self.core.env.options.check_every;
+                match result {
+                    Ok(()) => self.count(covers).await?,
+                    Err(e) if e.kind() == ErrorKind::Fenced => return Err(e),
+                    Err(e) => self.trouble(format!("cannot check the ownership of the volume: {e}")),
+                }
+            }
+            Action::Checkpointed(made) => {
+                self.checkpoint = None;
+                self.checkpointed(made)?;
+            }
+            Action::Look => {}
+        }
+        if self.closing.is_some() && self.close_sealed && self.outgoing.is_empty() {
+            self.core.stop_serving(Condition::Closed);
+            self.answer_all(Ok(()));
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn take(&mut self, request: Request) -> bool {
+        let upto = self.core.front.lock().committed;
+        match request {
+            Request::Drain(answer) => self.waiters.push(Waiter { upto, checkpoint: false, answer }),
+            Request::Checkpoint(answer) => self.waiters.push(Waiter { upto, checkpoint: true, answer }),
+            Request::Close(answer) => self.closing = Some(answer),
+            Request::Halt(answer) => {
+                let _ = answer.send(Ok(()));
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Starts whatever can be started; says when to look again at the latest.
+    async fn advance(&mut self) -> Result<Instant> {
+        let now = Instant::now();
+        if !matches!(*self.core.condition.read(), Condition::Open) && self.closing.is_none() {
+            // The journal failed or the handle was halted: what is committed may still be uploaded by the next open.
+            return Ok(now + Duration::from_secs(3600));
+        }
+        self.seal_what_is_due().await?;
+        self.spool_under_pressure().await?;
+        self.start_puts();
+        self.start_check();
+        self.start_checkpoint();
+        self.answer_waiters();
+        self.collector.delete_due(&self.core, &self.own);
+        self.seal_close();
+        self.note_progress();
+        Ok(self.deadline(now))
+    }
+
+    fn deadline(&self, now: Instant) -> Instant {
+        let retry = self.outgoing.iter().filter_map(|o| match o.put {
+            Put::Idle(at, _) => at,
+            _ => None,
+        });
+        let age = if self.core.backlog.lock().queue.is_empty() { None } else { Some(now + Duration::from_millis(200)) };
+        retry.chain(age).chain([self.next_check]).min().unwrap_or(self.next_check).max(now + Duration::from_millis(1))
+    }
+
+    fn draining(&self) -> bool {
+        self.closing.is_some() || self.waiters.iter().any(|w| w.upto > self.sealed_seq)
+    }
+
+    fn unsealed_due(&self) -> bool {
+        let backlog = self.core.backlog.lock();
+        let Some(oldest) = backlog.queue.front() else { return false };
+        let age = self.core.env.clock.now().saturating_sub(oldest.accepted);
+        backlog.bytes >= self.core.env.options.segment.0
+            || backlog.queue.len() >= 16_384
+            || age >= self.core.env.options.segment_age.as_millis() as u64
+            || self.draining()
+    }
+
+    async fn seal_what_is_due(&mut self) -> Result<()> {
+        let room = self.core.env.options.puts + 1;
+        loop {
+            let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
+            if in_memory >= room && !self.pressed() {
+                return Ok(());
+            }
+            if in_memory >= room {
+                self.spool_oldest().await?;
+                continue;
+            }
+            if let Some(segment) = self.inherited.pop_front() {
+                self.seal_inherited(segment).await?;
+            } else if self.unsealed_due() {
+                self.seal_records().await?;
+            } else {
+                return Ok(());
+            }
+        }
+    }
+
+    fn draft(&self, kind: Kind, first: Seq, last: Seq) -> HeaderDraft {
+        HeaderDraft {
+            image: self.core.id,
+            epoch: self.own.epoch(),
+            previous: self.head,
+            kind,
+            created: self.core.env.clock.now(),
+            size: self.core.size.load(std::sync::atomic::Ordering::Acquire),
+            first_seq: first,
+            last_seq: last,
+        }
+    }
+
+    /// Takes the oldest committed records, up to a segment's worth, out of the backlog and seals them.
+    async fn seal_records(&mut self) -> Result<()> {
+        let records = self.take_records();
+        let Some((first, last)) = records.first().zip(records.last()).map(|(a, b)| (a.seq, b.seq)) else {
+            return Ok(());
+        };
+        if first != self.sealed_seq.next() {
+            return Err(Error::internal(format!("record {first} would be sealed after {}", self.sealed_seq)));
+        }
+        let content = self.gather(&records).await?;
+        let dirty = records.iter().map(|r| r.bytes).sum();
+        let draft = self.draft(Kind::Data, first, last);
+        self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
+        Ok(())
+    }
+
+    fn take_records(&self) -> Vec<Arc<DirtyRecord>> {
+        let mut backlog = self.core.backlog.lock();
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(record) = backlog.queue.front() {
+            if !taken.is_empty() && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384) {
+                break;
+            }
+            bytes += record.bytes;
+            taken.extend(backlog.queue.pop_front());
+        }
+        backlog.bytes -= bytes;
+        taken
+    }
+
+    /// The whole effect of a run of records: later ones replace what they cover of earlier ones.
+    async fn gather(&self, records: &[Arc<DirtyRecord>]) -> Result<SegmentDraft> {
+        let mut effect: ExtentMap<Effect> = ExtentMap::new();
+        let mut draft = SegmentDraft::default();
+        for record in records {
+            match record.kind {
+                RecordKind::Data => effect.insert(record.span, Effect::Data(record.clone(), 0), |_, _| ()),
+                RecordKind::Zero => effect.insert(record.span, Effect::Zero, |_, _| ()),
+                RecordKind::Discard => effect.insert(record.span, Effect::Hole, |_, _| ()),
+                RecordKind::State => {
+                    let payload = join(self.core.record_data(record).await?);
+                    let (name, value) = decode_state(&payload)?;
+                    draft.state(StateChange { name, value });
+                }
+                RecordKind::Namespace | RecordKind::Barrier => {}
+            }
+        }
+        let runs: Vec<(Span, Effect)> = effect.iter().map(|(span, e)| (span, e.clone())).collect();
+        let mut together = Together::default();
+        for (span, effect) in runs {
+            match effect {
+                Effect::Data(record, skip) => {
+                    let parts = self.core.record_data(&record).await?;
+                    let mut cut = Vec::with_capacity(parts.len());
+                    slice_parts(&parts, skip * base::SECTOR, span.bytes(), &mut cut);
+                    together.add(span, cut, &mut draft);
+                }
+                Effect::Zero | Effect::Hole => {
+                    together.flush(&mut draft);
+                    draft.empty(span, matches!(effect, Effect::Zero));
+                }
+            }
+        }
+        together.flush(&mut draft);
+        Ok(draft)
+    }
+
+    async fn seal_inherited(&mut self, segment: Arc<SpooledSegment>) -> Result<()> {
+        let (first, last) = (segment.header.first_seq, segment.header.last_seq);
+        if first != self.sealed_seq.next() {
+            return Err(Error::corrupt(format!(
+                "local segment {} begins at record {first}, but the last one before it is {}",
+                segment.name, self.sealed_seq
+            )));
+        }
+        let mut draft = self.draft(Kind::Data, first, last);
+        draft.size = segment.header.size;
+        let object = self.core.env.spool.get(segment.image, &segment.name, None).await?;
+        let sealed = crate::outgoing::reseal(&segment, &object, draft)?;
+        let (dirty, created) = (segment.bytes, segment.header.created);
+        self.push(sealed, draft, dirty, Some(created));
+        if let Some(out) = self.outgoing.back_mut() {
+            out.body = Body::Spooled(segment);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, sealed: Sealed, draft: HeaderDraft, dirty: u64, oldest: Option<u64>) {
+        self.head = sealed.header.position;
+        self.sealed_seq = self.sealed_seq.max(sealed.header.last_seq);
+        self.outgoing.push_back(Outgoing {
+            header: sealed.header.clone(),
+            draft,
+            size: sealed.payload.len(),
+            body: Body::Memory(Arc::new(sealed)),
+            put: Put::Idle(None, 0),
+            dirty,
+            oldest,
+        });
+    }
+
+    /// Whether the journal is so full that segments must not wait for the bucket.
+    fn pressed(&self) -> bool {
+        let usage = self.core.env.journal.usage();
+        let full = usage.used as f64 / usage.capacity.max(1) as f64;
+        let spooled = self.core.progress.lock().spooled_bytes;
+        full > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
+    }
+
+    async fn spool_under_pressure(&mut self) -> Result<()> {
+        // A put that is late keeps journal space that others need; one that has only just begun does not.
+        while self.pressed() && self.outgoing.iter().any(|o| o.in_memory() && matches!(o.put, Put::Idle(Some(_), _) | Put::Flying(1..))) {
+            self.spool_oldest().await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the oldest segment that is in memory a home on the local disk, and frees its part of the journal.
+    async fn spool_oldest(&mut self) -> Result<()> {
+        let Some(at) = self.outgoing.iter().position(Outgoing::in_memory) else { return Ok(()) };
+        let out = &mut self.outgoing[at];
+        let Body::Memory(sealed) = &out.body else { return Ok(()) };
+        let name = spool_name(&out.header);
+        let spool = &self.core.env.spool;
+        spool.put(self.core.id, &name, sealed.payload.parts()).await.map_err(|e| e.within("writing a local segment"))?;
+        let header = out.header.clone();
+        let offsets = header.offsets();
+        let segment = Arc::new(SpooledSegment { image: self.core.id, name, header, offsets, bytes: out.size });
+        self.core.layers.write().spooled(&segment);
+        out.body = Body::Spooled(segment);
+        let upto = out.header.last_seq;
+        let (size, dirty) = (out.size, out.dirty);
+        self.release(upto);
+        let mut progress = self.core.progress.lock();
+        progress.spooled_bytes += size;
+        progress.freed(dirty);
+        Ok(())
+    }
+
+    fn release(&self, upto: Seq) {
+        if let Some(journal) = self.core.journal.get() {
+            journal.release(upto);
+        }
+    }
+
+    fn start_puts(&mut self) {
+        let now = Instant::now();
+        for out in &mut self.outgoing {
+            if self.puts.len() >= self.core.env.options.puts {
+                return;
+            }
+            let Put::Idle(not_before, failures) = out.put else { continue };
+            if not_before.is_some_and(|at| at > now) {
+                continue;
+            }
+            out.put = Put::Flying(failures);
+            let (core, own) = (self.core.clone(), self.own.clone());
+            let (body, draft, number) = (out.body_ref(), out.draft, out.header.position.number);
+            self.puts.push(Box::pin(async move {
+                let put = async {
+                    let sealed = Outgoing::load(&core, body, draft).await?;
+                    own.put_segment(&sealed).await?;
+                    Ok(sealed)
+                };
+                (number, put.await)
+            }));
+        }
+    }
+
+    fn put_done(&mut self, number: Number, result: Result<Arc<Sealed>>) -> Result<()> {
+        let Some(out) = self.outgoing.iter_mut().find(|o| o.header.position.number == number) else {
+            return Err(Error::internal(format!("segment {number} came back but was not sent")));
+        };
+        let Put::Flying(failures) = out.put else {
+            return Err(Error::internal(format!("segment {number} came back twice")));
+        };
+        match result {
+            Ok(sealed) => {
+                out.put = Put::Done;
+                let size = out.size;
+                let mut progress = self.core.progress.lock();
+                progress.uploaded += size;
+                progress.trouble = None;
+                drop(progress);
+                self.keep_clean(sealed);
+                Ok(())
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => Err(e),
+            Err(e) => {
+                let wait = Duration::from_millis(500 << failures.min(4));
+                out.put = Put::Idle(Some(Instant::now() + wait), failures + 1);
+                self.trouble(format!("cannot upload: {e}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// What was uploaded stays in the cache, off this loop.
+    fn keep_clean(&self, sealed: Arc<Sealed>) {
+        let core = self.core.clone();
+        let keep = async move { core.keep(core.id, &sealed.header, &sealed.payload.parts()[1..]) };
+        self.core.env.spawn.spawn("cache-fill", Box::pin(keep));
+    }
+
+    fn trouble(&self, text: String) {
+        let mut progress = self.core.progress.lock();
+        let first = progress.trouble.is_none();
+        let since = progress.trouble.as_ref().map_or_else(|| self.core.env.clock.now(), |(since, _)| *since);
+        progress.trouble = Some((since, text.clone()));
+        drop(progress);
+        if first {
+            self.core.report(Severity::Warning, text);
+        }
+    }
+
+    /// The last segment of the unbroken run that the store says it has.
+    fn put_through(&self) -> Option<Number> {
+        let done = self.outgoing.iter().take_while(|o| o.put == Put::Done);
+        done.last().map(|o| o.header.position.number)
+    }
+
+    fn start_check(&mut self) {
+        let through = self.put_through();
+        if self.check.is_some() || (through.is_none() && Instant::now() < self.next_check) {
+            return;
+        }
+        let own = self.own.clone();
+        let covers = through.unwrap_or(self.durable.number);
+        self.check = Some(Box::pin(async move { (covers, own.check().await) }));
+    }
+
+    /// Segments up to `covers` count now.
+    async fn count(&mut self, covers: Number) -> Result<()> {
+        while self.outgoing.front().is_some_and(|o| o.header.position.number <= covers) {
+            let Some(out) = self.outgoing.pop_front() else { break };
+            self.map(&out).await?;
+            self.durable = out.header.position;
+            self.durable_seq = self.durable_seq.max(out.header.last_seq);
+            self.release(self.durable_seq);
+            self.since_checkpoint += 1;
+            if let Body::Spooled(segment) = &out.body {
+                self.core.env.spool.remove(segment.image, &segment.name).await?;
+            }
+            self.collector.counted(&out.header, Instant::now() + self.core.env.options.grace);
+            let mut progress = self.core.progress.lock();
+            progress.durable = self.durable.number;
+            match &out.body {
+                Body::Spooled(segment) => {
+                    progress.spooled_bytes = progress.spooled_bytes.saturating_sub(segment.bytes);
+                    progress.freed(0);
+                }
+                Body::Memory(_) => progress.freed(out.dirty),
+            }
+        }
+        Ok(())
+    }
+
+    async fn map(&self, out: &Outgoing) -> Result<()> {
+        self.core.load_for(&out.header).await?;
+        self.core.layers.write().apply(&out.header);
+        let mut states = self.core.durable_states.lock();
+        for change in &out.header.states {
+            match &change.value {
+                Some(value) => states.insert(change.name.clone(), value.clone()),
+                None => states.remove(&change.name),
+            };
+        }
+        Ok(())
+    }
+
+    fn answer_waiters(&mut self) {
+        let checkpointed = self.checkpoint.is_none() && self.since_checkpoint == 0;
+        for waiter in std::mem::take(&mut self.waiters) {
+            if waiter.upto <= self.durable_seq && (!waiter.checkpoint || checkpointed) {
+                let _ = waiter.answer.send(Ok(()));
+            } else {
+                self.waiters.push(waiter);
+            }
+        }
+    }
+
+    fn start_checkpoint(&mut self) {
+        if self.checkpoint.is_some() || self.since_checkpoint == 0 || Instant::now() < self.checkpoint_after {
+            return;
+        }
+        let options = &self.core.env.options;
+        let runs = self.core.layers.read().delta.len();
+        let idle = self.outgoing.is_empty() && self.core.backlog.lock().queue.is_empty();
+        let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable_seq)
+            || (self.closing.is_some() && idle && runs > 0);
+        let due = runs >= options.checkpoint_runs || self.since_checkpoint >= options.checkpoint_segments;
+        if !due && !asked {
+            return;
+        }
+        let plan = Plan::freeze(&self.core, self.durable, self.durable_seq, self.collector.newest());
+        self.since_checkpoint = 0;
+        let (core, own) = (self.core.clone(), self.own.clone());
+        self.checkpoint = Some(Box::pin(async move { plan.make(&core, &own).await }));
+    }
+
+    fn checkpointed(&mut self, made: Result<Made>) -> Result<()> {
+        match made {
+            Ok(made) => {
+                made.install(&self.core);
+                self.core.progress.lock().checkpoint = made.root.position.number;
+                let victims = self.collector.checkpointed(made.kept, made.garbage);
+                self.delete(victims);
+                Ok(())
+            }
+            Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
+            Err(e) => {
+                // The frozen delta stays where it is and readers use it; the next attempt takes both.
+                Plan::thaw(&self.core);
+                self.since_checkpoint = self.since_checkpoint.max(1);
+                self.checkpoint_after = Instant::now() + Duration::from_secs(10);
+                self.trouble(format!("cannot write a checkpoint: {e}"));
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the names of segments that nothing needs into the chain; they are deleted once that counts, after a grace.
+    fn delete(&mut self, victims: Vec<(base::Epoch, Number)>) {
+        for chunk in victims.chunks(4096) {
+            let mut content = SegmentDraft::default();
+            chunk.iter().for_each(|(epoch, number)| content.delete(*epoch, *number));
+            let draft = self.draft(Kind::Data, self.sealed_seq.next(), self.sealed_seq);
+            self.push(content.seal(draft), draft, 0, None);
+        }
+    }
+
+    /// When closing and all is counted and checkpointed: the last segment.
+    fn seal_close(&mut self) {
+        let idle = self.outgoing.is_empty()
+            && self.inherited.is_empty()
+            && self.core.backlog.lock().queue.is_empty()
+            && self.checkpoint.is_none();
+        let mapped = !self.core.layers.read().delta.is_empty() && Instant::now() >= self.checkpoint_after;
+        if self.closing.is_none() || self.close_sealed || !idle || (mapped && self.since_checkpoint > 0) {
+            return;
+        }
+        // Nothing more is taken from here on: a record behind the close would be lost to the next owner.
+        self.core.stop_serving(Condition::Closed);
+        let settled = {
+            let front = self.core.front.lock();
+            front.committed.next() == front.next
+        };
+        if !settled || !self.core.backlog.lock().queue.is_empty() {
+            return;
+        }
+        let draft = self.draft(Kind::Close, self.sealed_seq.next(), self.sealed_seq);
+        self.push(SegmentDraft::default().seal(draft), draft, 0, None);
+        self.close_sealed = true;
+        self.start_puts();
+    }
+
+    fn note_progress(&self) {
+        let mut progress = self.core.progress.lock();
+        progress.dirty_bytes = self.outgoing.iter().map(|o| o.dirty).sum::<u64>()
+            + self.inherited.iter().map(|s| s.bytes).sum::<u64>();
+        progress.oldest_dirty = self
+            .outgoing
+            .iter()
+            .find_map(|o| o.oldest)
+            .or_else(|| self.inherited.front().map(|s| s.header.created));
+    }
+
+    fn answer_all(&mut self, result: Result<()>) {
+        let again = || result.as_ref().map_or_else(|e| Err(e.duplicate()), |()| Ok(()));
+        for waiter in std::mem::take(&mut self.waiters) {
+            let _ = waiter.answer.send(again());
+        }
+        if let Some(answer) = self.closing.take() {
+            let _ = answer.send(again());
+        }
+    }
+
+    /// The end for a reason: the image stops serving; if it was fenced, what is not in the bucket becomes a fork.
+    async fn fail(mut self, error: Error) {
+        let condition = match error.kind() {
+            ErrorKind::Fenced => Condition::Fenced(error.to_string()),
+            kind => Condition::Failed(kind, format!("background work stopped: {error}")),
+        };
+        self.core.report(Severity::Error, format!("the volume stopped: {error}"));
+        self.core.stop_serving(condition);
+        self.answer_all(Err(error.duplicate()));
+        if error.kind() == ErrorKind::Fenced
+            && let Err(e) = self.keep_as_fork().await
+        {
+            self.core.report(Severity::Error, format!("what was lost to the other gateway stays in the journal: {e}"));
+        }
+    }
+
+    /// Moves everything that is acknowledged but does not count into local segments that the next start lists as a fork.
+    async fn keep_as_fork(&mut self) -> Result<()> {
+        loop {
+            let committed = self.core.committed.notified();
+            tokio::pin!(committed);
+            committed.as_mut().enable();
+            {
+                let front = self.core.front.lock();
+                if front.committed.next() == front.next {
+                    break;
+                }
+            }
+            committed.await;
+        }
+        while !self.core.backlog.lock().queue.is_empty() {
+            self.seal_records().await?;
+        }
+        while self.outgoing.iter().any(Outgoing::in_memory) {
+            self.spool_oldest().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a run of sectors becomes.
+#[derive(Clone)]
+enum Effect {
+    Data(Arc<DirtyRecord>, u64),
+    Zero,
+    Hole,
+}
+
+impl Piece for Effect {
+    fn advance(&self, sectors: u64) -> Effect {
+        match self {
+            Effect::Data(record, skip) => Effect::Data(record.clone(), skip + sectors),
+            other => other.clone(),
+        }
+    }
+}
+
+/// Neighbouring runs put together, so that a sequential writer of small blocks gets large frames.
+#[derive(Default)]
+struct Together {
+    start: u64,
+    parts: Vec<Bytes>,
+    bytes: u64,
+}
+
+impl Together {
+    fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
+        let follows = self.start + self.bytes / base::SECTOR == span.start;
+        // One large part that is contiguous anyway is best taken as it is.
+        if !self.parts.is_empty() && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10)) {
+            self.flush(draft);
+        }
+        if self.parts.is_empty() {
+            self.start = span.start;
+        }
+        self.bytes += span.bytes();
+        self.parts.extend(parts);
+    }
+
+    fn flush(&mut self, draft: &mut SegmentDraft) {
+        if !self.parts.is_empty() {
+            draft.data(self.start, join(std::mem::take(&mut self.parts)));
+        }
+        self.bytes = 0;
+    }
+}
+
+/// A future that may not be there.
+async fn maybe<T>(slot: &mut Option<BoxFuture<'static, T>>) -> Option<T> {
+    match slot {
+        Some(future) => Some(future.await),
+        None => std::future::pending().await,
+    }
+}

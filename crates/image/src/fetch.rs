@@ -1,0 +1,371 @@
+//! Bringing bytes from wherever they are, each checked before use.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
+use bytes::Bytes;
+use chain::{Page, PageRef, decode_frame, name};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use local::{CacheRead, LineKey};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::core::Core;
+use crate::dirty::{DirtyRecord, SpooledSegment, slice_parts};
+use crate::env::Severity;
+use crate::layers::{Source, StoredFrame, push_frame, push_zeroes};
+
+/// The most bytes of neighbouring frames that one get brings.
+const RUN_BYTES: u64 = 2 << 20;
+/// Gets at a time for one read.
+const GETS: usize = 8;
+/// How often a read starts over because what it found was moved meanwhile.
+const TRIES: usize = 5;
+
+/// Frames that are being fetched, so that two readers do not fetch one twice.
+#[derive(Debug, Default)]
+pub(crate) struct InFlight {
+    frames: Mutex<BTreeSet<LineKey>>,
+    done: Notify,
+}
+
+impl StoredFrame {
+    fn key(&self) -> LineKey {
+        LineKey { image: self.origin, epoch: self.epoch.0, number: self.number.0, line: self.index }
+    }
+
+    fn place(&self) -> String {
+        format!("{} at offset {}", name::segment(self.origin, self.epoch, self.number), self.offset)
+    }
+}
+
+impl Core {
+    /// Everything from memory or page cache, or `None`.
+    pub fn try_read(self: &Arc<Self>, span: Span) -> Option<Result<Vec<Bytes>>> {
+        if let Err(e) = self.usable().and_then(|()| self.check_span(span)) {
+            return Some(Err(e));
+        }
+        let pieces = self.layers.read().resolve(span).ok()?;
+        let mut out = Vec::with_capacity(pieces.len());
+        for (run, source) in pieces {
+            match source {
+                Source::Hole | Source::Zero => push_zeroes(&mut out, run.count),
+                Source::Record { record, skip } => {
+                    if !record.slice(skip * base::SECTOR, run.bytes(), &mut out) {
+                        return None;
+                    }
+                }
+                Source::Spooled { .. } => return None,
+                Source::Stored { frame, skip } => {
+                    let offset = (skip * base::SECTOR) as u32;
+                    match self.env.cache.try_read(&frame.key(), offset, run.bytes() as u32) {
+                        CacheRead::Hit(bytes) => out.push(bytes),
+                        CacheRead::Miss | CacheRead::WouldBlock => return None,
+                    }
+                }
+            }
+        }
+        self.follow(span);
+        Some(Ok(out))
+    }
+
+    fn follow(self: &Arc<Self>, span: Span) {
+        if let Some(ahead) = self.readahead.observe(span) {
+            let size = self.size.load(std::sync::atomic::Ordering::Relaxed);
+            if let Some(ahead) = ahead.intersect(Span::new(0, size)) {
+                self.spawn_prefetch(ahead);
+            }
+        }
+    }
+
+    /// Where every sector of `span` is; loads map pages as needed.
+    pub async fn resolve(&self, span: Span) -> Result<Vec<(Span, Source)>> {
+        loop {
+            let missing = match self.layers.read().resolve(span) {
+                Ok(pieces) => return Ok(pieces),
+                Err(place) => place,
+            };
+            self.load_page(missing).await?;
+        }
+    }
+
+    /// Brings a page of the map into memory.
+    pub async fn load_page(&self, place: PageRef) -> Result<Arc<Page>> {
+        let page = Arc::new(self.fetch_page(place).await?);
+        self.layers.write().pages.install(place, page.clone(), self.env.options.pages);
+        Ok(page)
+    }
+
+    /// Loads the pages by which a segment's copies are judged.
+    pub async fn load_for(&self, header: &chain::Header) -> Result<()> {
+        loop {
+            let missing = self.layers.read().missing_for(header);
+            match missing {
+                Some(place) => drop(self.load_page(place).await?),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn fetch_page(&self, place: PageRef) -> Result<Page> {
+        let key = name::pages(self.id, place.epoch, place.number, place.part);
+        let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
+        let mut last = None;
+        for _ in 0..2 {
+            let read = async {
+                let bytes = self.env.bucket.get(&key, Some(range.clone())).await?;
+                if checksum::crc64(&bytes) != place.crc64 {
+                    return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
+                }
+                Page::decode(&bytes)
+            };
+            match read.await {
+                Ok(page) => return Ok(page),
+                Err(e) if e.kind() == ErrorKind::Corrupt => last = Some(e),
+                Err(e) => return Err(e.within(format!("{key} at offset {}", place.offset))),
+            }
+        }
+        let error = last.expect("the loop ends here only with a corrupt page").within(format!("{key} at offset {}", place.offset));
+        self.report(Severity::Error, format!("part of the map cannot be read: {error}"));
+        Err(error)
+    }
+
+    /// Reads from wherever the bytes are, waiting as needed.
+    pub async fn read(self: &Arc<Self>, span: Span) -> Result<Vec<Bytes>> {
+        self.follow(span);
+        let mut tries = 0;
+        loop {
+            self.usable()?;
+            self.check_span(span)?;
+            let pieces = self.resolve(span).await?;
+            match self.collect(&pieces).await {
+                Ok(parts) => return Ok(parts),
+                // The place may have been given up between looking and fetching; then the map has a new one.
+                Err(e) if tries < TRIES && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                    tries += 1;
+                    if tries >= 2 && e.kind() == ErrorKind::Corrupt && self.same_places(span, &pieces).await? {
+                        return Err(self.damaged(e));
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => return Err(self.damaged(e)),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    async fn same_places(&self, span: Span, before: &[(Span, Source)]) -> Result<bool> {
+        let now = self.resolve(span).await?;
+        let same = |a: &Source, b: &Source| match (a, b) {
+            (Source::Record { record: a, .. }, Source::Record { record: b, .. }) => a.seq == b.seq,
+            (Source::Spooled { segment: a, .. }, Source::Spooled { segment: b, .. }) => Arc::ptr_eq(a, b),
+            (Source::Stored { frame: a, .. }, Source::Stored { frame: b, .. }) => a == b,
+            (Source::Hole, Source::Hole) | (Source::Zero, Source::Zero) => true,
+            _ => false,
+        };
+        Ok(now.len() == before.len() && now.iter().zip(before).all(|((s, a), (t, b))| s == t && same(a, b)))
+    }
+
+    fn damaged(&self, error: Error) -> Error {
+        self.report(Severity::Error, format!("stored data is damaged and no other copy was found: {error}"));
+        match error.kind() {
+            ErrorKind::Corrupt => error,
+            _ => Error::caused(ErrorKind::Corrupt, "stored data is missing", error),
+        }
+    }
+
+    async fn collect(self: &Arc<Self>, pieces: &[(Span, Source)]) -> Result<Vec<Bytes>> {
+        let wanted: Vec<StoredFrame> = pieces
+            .iter()
+            .filter_map(|(_, source)| match source {
+                Source::Stored { frame, .. } => Some(*frame),
+                _ => None,
+            })
+            .collect();
+        let mut frames = self.frames(wanted).await?.into_iter();
+        let mut out = Vec::with_capacity(pieces.len());
+        for (run, source) in pieces {
+            match source {
+                Source::Hole | Source::Zero => push_zeroes(&mut out, run.count),
+                Source::Record { record, skip } => {
+                    let parts = self.record_data(record).await?;
+                    slice_parts(&parts, skip * base::SECTOR, run.bytes(), &mut out);
+                }
+                Source::Spooled { segment, frame, skip } => {
+                    push_frame(&mut out, self.spooled_frame(segment, *frame).await?, *skip, run.count);
+                }
+                Source::Stored { skip, .. } => {
+                    let raw = frames.next().expect("one frame comes back for each asked for");
+                    push_frame(&mut out, raw, *skip, run.count);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The payload of a record, from memory or from the journal.
+    pub async fn record_data(&self, record: &DirtyRecord) -> Result<Vec<Bytes>> {
+        if let Some(parts) = record.data() {
+            return Ok(parts);
+        }
+        let location = record.location().ok_or_else(|| Error::internal("a record is neither in memory nor placed"))?;
+        Ok(vec![self.env.journal.read(location).await?])
+    }
+
+    async fn spooled_frame(&self, segment: &SpooledSegment, frame: u32) -> Result<Bytes> {
+        let at = u64::from(segment.offsets[frame as usize]);
+        let frame = &segment.header.frames[frame as usize];
+        let range = at..at + u64::from(frame.stored);
+        let stored = self.env.spool.get(segment.image, &segment.name, Some(range)).await?;
+        decode_frame(frame, stored).map_err(|e| e.within(format!("local segment {} at offset {at}", segment.name)))
+    }
+
+    /// The decoded frames, in the order asked for: from the cache, or from the bucket with neighbours in one get.
+    pub async fn frames(self: &Arc<Self>, wanted: Vec<StoredFrame>) -> Result<Vec<Bytes>> {
+        let mut found: Vec<Option<Bytes>> = Vec::with_capacity(wanted.len());
+        for frame in &wanted {
+            found.push(self.cached(frame).await);
+        }
+        let absent: Vec<StoredFrame> =
+            wanted.iter().zip(&found).filter(|(_, hit)| hit.is_none()).map(|(f, _)| *f).collect();
+        let runs = stream::iter(group(absent)).map(|run| {
+            let core = self.clone();
+            async move { core.fetch_run(run).await }
+        });
+        let fetched: Vec<Vec<(LineKey, Bytes)>> = runs.buffer_unordered(GETS).try_collect().await?;
+        let fetched: std::collections::BTreeMap<LineKey, Bytes> = fetched.into_iter().flatten().collect();
+        let pairs = wanted.iter().zip(found);
+        Ok(pairs.map(|(frame, hit)| hit.unwrap_or_else(|| fetched[&frame.key()].clone())).collect())
+    }
+
+    async fn cached(&self, frame: &StoredFrame) -> Option<Bytes> {
+        self.env.cache.read(&frame.key(), 0, frame.frame.raw).await
+    }
+
+    /// Fetches neighbouring frames of one segment. Frames that somebody else is fetching are waited for.
+    async fn fetch_run(&self, run: Vec<StoredFrame>) -> Result<Vec<(LineKey, Bytes)>> {
+        let mine = self.claim(&run);
+        if mine.len() < run.len() {
+            self.wait_for(&run, &mine).await;
+        }
+        let _claims = Claims { core: self, keys: mine };
+        let (first, last) = (run[0], run[run.len() - 1]);
+        let key = name::segment(first.origin, first.epoch, first.number);
+        let start = u64::from(first.offset);
+        let end = u64::from(last.offset) + u64::from(last.frame.stored);
+        let bytes = self.env.bucket.get(&key, Some(start..end)).await.map_err(|e| match e.kind() {
+            ErrorKind::Invalid => Error::caused(ErrorKind::Corrupt, first.place(), e),
+            _ => e.within(first.place()),
+        })?;
+        let mut out = Vec::with_capacity(run.len());
+        for frame in run {
+            let at = (frame.offset - first.offset) as usize;
+            let stored = bytes.slice(at.min(bytes.len())..(at + frame.frame.stored as usize).min(bytes.len()));
+            let raw = match decode_frame(&frame.frame, stored) {
+                Ok(raw) => raw,
+                Err(_) => self.fetch_again(&frame).await?,
+            };
+            self.env.cache.insert(frame.key(), raw.clone());
+            out.push((frame.key(), raw));
+        }
+        Ok(out)
+    }
+
+    /// A second get tells a fault on the way from damage in the store.
+    async fn fetch_again(&self, frame: &StoredFrame) -> Result<Bytes> {
+        let key = name::segment(frame.origin, frame.epoch, frame.number);
+        let start = u64::from(frame.offset);
+        let stored = self.env.bucket.get(&key, Some(start..start + u64::from(frame.frame.stored))).await?;
+        decode_frame(&frame.frame, stored).map_err(|e| e.within(frame.place()))
+    }
+
+    fn claim(&self, run: &[StoredFrame]) -> Vec<LineKey> {
+        let mut frames = self.in_flight.frames.lock();
+        run.iter().map(StoredFrame::key).filter(|key| frames.insert(*key)).collect()
+    }
+
+    async fn wait_for(&self, run: &[StoredFrame], mine: &[LineKey]) {
+        loop {
+            let done = self.in_flight.done.notified();
+            tokio::pin!(done);
+            done.as_mut().enable();
+            let busy = {
+                let frames = self.in_flight.frames.lock();
+                run.iter().any(|f| !mine.contains(&f.key()) && frames.contains(&f.key()))
+            };
+            // Waiting while holding claims of our own could wait in a ring; the wait is short and bounded instead.
+            if !busy || tokio::time::timeout(std::time::Duration::from_millis(100), done).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Fetches what of `span` is in the bucket only, in the background.
+    pub fn spawn_prefetch(self: &Arc<Self>, span: Span) {
+        let core = self.clone();
+        self.env.spawn.spawn("readahead", Box::pin(async move { core.prefetch(span).await }));
+    }
+
+    async fn prefetch(self: &Arc<Self>, span: Span) {
+        let Ok(pieces) = self.resolve(span).await else { return };
+        let wanted = pieces.into_iter().filter_map(|(_, source)| match source {
+            Source::Stored { frame, .. } if !self.env.cache.contains(&frame.key()) => Some(frame),
+            _ => None,
+        });
+        // What cannot be fetched now will be reported when it is read.
+        let _ = self.frames(wanted.collect()).await;
+    }
+
+    /// Keeps a segment that was just uploaded as clean cache.
+    pub fn keep(&self, origin: ImageId, header: &chain::Header, stored: &[Bytes]) {
+        for (index, (frame, bytes)) in header.frames.iter().zip(stored).enumerate() {
+            let key = LineKey {
+                image: origin,
+                epoch: header.position.epoch.0,
+                number: header.position.number.0,
+                line: index as u32,
+            };
+            if let Ok(raw) = decode_frame(frame, bytes.clone()) {
+                self.env.cache.insert(key, raw);
+            }
+        }
+    }
+}
+
+struct Claims<'a> {
+    core: &'a Core,
+    keys: Vec<LineKey>,
+}
+
+impl Drop for Claims<'_> {
+    fn drop(&mut self) {
+        let mut frames = self.core.in_flight.frames.lock();
+        self.keys.iter().for_each(|key| {
+            frames.remove(key);
+        });
+        drop(frames);
+        self.core.in_flight.done.notify_waiters();
+    }
+}
+
+/// Puts frames that lie side by side in one segment together.
+fn group(mut frames: Vec<StoredFrame>) -> Vec<Vec<StoredFrame>> {
+    frames.sort_by_key(|f| (f.origin, f.epoch, f.number, f.offset));
+    frames.dedup();
+    let mut runs: Vec<Vec<StoredFrame>> = Vec::new();
+    for frame in frames {
+        match runs.last_mut() {
+            Some(run) if joins(run, &frame) => run.push(frame),
+            _ => runs.push(vec![frame]),
+        }
+    }
+    runs
+}
+
+fn joins(run: &[StoredFrame], next: &StoredFrame) -> bool {
+    let (first, last) = (&run[0], &run[run.len() - 1]);
+    (first.origin, first.epoch, first.number) == (next.origin, next.epoch, next.number)
+        && last.offset + last.frame.stored == next.offset
+        && u64::from(next.offset - first.offset) < RUN_BYTES
+}

@@ -1,0 +1,321 @@
+//! Creating and opening images.
+//!
+//! Opening decides who may go on from what: an image that was closed opens anywhere; one that was not opens only where its
+//! journal is, or by an operator who names the loss. Then an epoch is taken, the chain is read once more (the former owner may
+//! have got further), a fence is put, and the epoch is checked; only then is anything served.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, Seq};
+use bytes::Bytes;
+use chain::{
+    Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Loaded, Ownership, Position, SegmentDraft,
+};
+use local::Recovered;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Notify, mpsc};
+
+use crate::admission::Pacer;
+use crate::collect::Collector;
+use crate::core::{Backlog, Core, Front, Image, SIZE_STATE};
+use crate::destage::{Destager, Start};
+use crate::dirty::{DirtyRecord, SpooledSegment, join};
+use crate::env::{Env, Severity};
+use crate::fork::epoch_of;
+use crate::layers::Layers;
+use crate::outgoing::read_spooled;
+use crate::pages::PageIndex;
+use crate::status::{Condition, Progress};
+
+/// What to open and with what.
+#[derive(Debug)]
+pub struct OpenRequest {
+    /// The image.
+    pub image: ImageId,
+    /// What the journal held of it at start-up, in write order.
+    pub recovered: Vec<Recovered>,
+    /// The epoch whose unfinished tail, in another gateway's journal, may be given up.
+    pub accept_loss: Option<Epoch>,
+}
+
+/// Creates an image in a bucket. `Exists` if the id is taken.
+pub async fn create(env: &Env, image: ImageId, name: &str, size: ByteSize, block_size: u32) -> Result<()> {
+    let created = env.clock.now();
+    let record = ImageRecord { image, name: name.to_owned(), created, size, block_size };
+    chain::create_image(&*env.bucket, &record).await
+}
+
+/// On what ground an image may be opened, and where this gateway's own unbroken run of epochs began.
+struct Ground {
+    continuation: Continuation,
+    run_start: Epoch,
+}
+
+/// What lies on the local disk of the image.
+struct Local {
+    inherited: VecDeque<Arc<SpooledSegment>>,
+    records: Vec<Recovered>,
+}
+
+impl Image {
+    /// Opens an image.
+    ///
+    /// `Denied` if it was not closed and its journal is elsewhere (the message names the owner and the word that accepts the loss);
+    /// `Fenced` if another gateway opened it at the same moment; `Corrupt`, naming the object, if the chain cannot be read.
+    pub async fn open(env: Env, request: OpenRequest) -> Result<Image> {
+        let image = request.image;
+        let before = chain::load(&*env.bucket, image).await?;
+        let ground = ground(&env, &before, request.accept_loss).await?;
+        let own = take_epoch(&env, &before, ground.continuation).await?;
+        let loaded = chain::load(&*env.bucket, image).await?;
+        if loaded.chain.head.epoch != before.chain.head.epoch {
+            return Err(Error::fenced(format!("another gateway opened image {image} at the same moment; try again")));
+        }
+        for (key, why) in &loaded.passed_over {
+            tracing::warn!("checkpoint {key} was passed over: {why}");
+        }
+        let last_seq = last_seq(&loaded);
+        let run_start = if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
+        let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
+        let fence = put_fence(&env, &own, &loaded, last_seq).await?;
+        let (core, requests) = core(&env, &own, &loaded, last_seq);
+        replay(&core, &loaded).await?;
+        let start = Start {
+            head: fence,
+            last_seq,
+            sealed_seq: last_seq,
+            requests,
+            collector: Collector::new(&loaded.checkpoint),
+            since_checkpoint: loaded.chain.members.len(),
+            inherited: local.inherited.clone(),
+            own,
+        };
+        adopt(&core, local, run_start, last_seq).await?;
+        core.progress.lock().durable = fence.number;
+        core.progress.lock().checkpoint = loaded.checkpoint.position.number;
+        let destager = Destager::new(core.clone(), start);
+        env.spawn.spawn("destage", Box::pin(destager.run()));
+        Ok(Image { core })
+    }
+}
+
+fn last_seq(loaded: &Loaded) -> Seq {
+    loaded.chain.members.last().map_or(loaded.checkpoint.last_seq, |h| h.last_seq)
+}
+
+async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Result<Ground> {
+    let Some(last) = &loaded.last_owner else {
+        return Ok(Ground { continuation: Continuation::First, run_start: loaded.newest_epoch.next() });
+    };
+    if loaded.chain.clean {
+        return Ok(Ground { continuation: Continuation::Clean, run_start: loaded.newest_epoch.next() });
+    }
+    if last.journal == env.journal.id() {
+        let run_start = run_start(env, loaded, last).await?;
+        return Ok(Ground { continuation: Continuation::OwnJournal, run_start });
+    }
+    if accept_loss == Some(last.epoch) {
+        return Ok(Ground { continuation: Continuation::LossAccepted, run_start: loaded.newest_epoch.next() });
+    }
+    Err(Error::new(
+        ErrorKind::Denied,
+        format!(
+            "volume {:?} is open at gateway {:?} or was not closed by it, and its newest writes may be in that gateway's journal. \
+             Close it there, or, if that gateway is lost, give them up by naming them: accept-loss {}",
+            loaded.record.name, last.owner, last.epoch
+        ),
+    ))
+}
+
+/// The first epoch of the unbroken run in which this journal went on.
+async fn run_start(env: &Env, loaded: &Loaded, last: &EpochRecord) -> Result<Epoch> {
+    let mut record = last.clone();
+    while record.continuation == Continuation::OwnJournal && record.epoch > Epoch(1) {
+        let earlier = chain::read_epoch(&*env.bucket, loaded.record.image, Epoch(record.epoch.0 - 1)).await?;
+        // An epoch that somebody took without getting as far as a fence acknowledged nothing and breaks no run.
+        record = EpochRecord {
+            continuation: if earlier.journal == env.journal.id() {
+                earlier.continuation
+            } else {
+                Continuation::OwnJournal
+            },
+            ..earlier
+        };
+    }
+    Ok(record.epoch)
+}
+
+async fn take_epoch(env: &Env, loaded: &Loaded, continuation: Continuation) -> Result<Ownership> {
+    let record = EpochRecord {
+        image: loaded.record.image,
+        epoch: loaded.newest_epoch.next(),
+        gateway: env.gateway,
+        journal: env.journal.id(),
+        created: env.clock.now(),
+        continuation,
+        owner: env.gateway_name.clone(),
+    };
+    Ownership::take(env.bucket.clone(), &record).await
+}
+
+async fn put_fence(env: &Env, own: &Ownership, loaded: &Loaded, last_seq: Seq) -> Result<Position> {
+    let size = loaded.chain.members.last().map_or(loaded.checkpoint.size, |h| h.size);
+    let draft = HeaderDraft {
+        image: loaded.record.image,
+        epoch: own.epoch(),
+        previous: loaded.chain.head,
+        kind: Kind::Fence,
+        created: env.clock.now(),
+        size,
+        first_seq: last_seq.next(),
+        last_seq,
+    };
+    let fence = SegmentDraft::default().seal(draft);
+    own.put_fence(&fence).await?;
+    Ok(fence.header.position)
+}
+
+/// Sorts what the disk holds into what goes on and what a former run left behind, which stays as it is: a fork.
+async fn local(
+    env: &Env,
+    image: ImageId,
+    recovered: &[Recovered],
+    run_start: Epoch,
+    last_seq: Seq,
+) -> Result<Local> {
+    let mut inherited = Vec::new();
+    for (file, _) in env.spool.list(image).await? {
+        if epoch_of(&file).is_none_or(|epoch| epoch < run_start) {
+            continue;
+        }
+        let segment = read_spooled(env, image, &file).await?;
+        if segment.header.last_seq <= last_seq {
+            env.spool.remove(image, &file).await?;
+        } else {
+            inherited.push(Arc::new(segment));
+        }
+    }
+    inherited.sort_by_key(|s| s.header.first_seq);
+    let mut next = last_seq.next();
+    for segment in &inherited {
+        if segment.header.first_seq != next {
+            return Err(gap(image, next, segment.header.first_seq));
+        }
+        next = segment.header.last_seq.next();
+    }
+    let records: Vec<Recovered> =
+        recovered.iter().filter(|r| r.epoch >= run_start && r.seq >= next).copied().collect();
+    for record in &records {
+        if record.seq != next {
+            return Err(gap(image, next, record.seq));
+        }
+        next = next.next();
+    }
+    Ok(Local { inherited: inherited.into(), records })
+}
+
+fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
+    Error::corrupt(format!(
+        "image {image}: the local disk should go on with record {wanted} but has {found}; records between them are missing. \
+         If this cache disk was restored from an older copy, put the present one back"
+    ))
+}
+
+fn core(env: &Env, own: &Ownership, loaded: &Loaded, last: Seq) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
+    let (requests, receiver) = mpsc::unbounded_channel();
+    let layers = Layers::new(PageIndex::new(&loaded.checkpoint.pages), loaded.checkpoint.table.clone());
+    let states = loaded.checkpoint.states.clone();
+    let core = Core {
+        id: loaded.record.image,
+        env: env.clone(),
+        epoch: own.epoch(),
+        block_size: loaded.record.block_size,
+        layers: RwLock::new(layers),
+        journal: OnceLock::new(),
+        front: Mutex::new(Front::new(last)),
+        backlog: Mutex::new(Backlog::default()),
+        states: Mutex::new(states.clone()),
+        durable_states: Mutex::new(states),
+        size: AtomicU64::new(loaded.checkpoint.size),
+        condition: RwLock::new(Condition::Open),
+        locks: Arc::default(),
+        in_flight: Default::default(),
+        readahead: Default::default(),
+        write_cache: AtomicBool::new(false),
+        wake: Notify::new(),
+        committed: Notify::new(),
+        requests,
+        progress: Mutex::new(Progress::new()),
+        pacer: Pacer::default(),
+    };
+    (Arc::new(core), receiver)
+}
+
+/// Brings the map from the checkpoint to the head of the chain.
+async fn replay(core: &Core, loaded: &Loaded) -> Result<()> {
+    for header in &loaded.chain.members {
+        core.load_for(header).await?;
+        core.layers.write().map_segment(header);
+        core.size.store(header.size, std::sync::atomic::Ordering::Release);
+        let mut states = core.states.lock();
+        for change in &header.states {
+            set(&mut states, &change.name, change.value.clone());
+        }
+    }
+    *core.durable_states.lock() = core.states.lock().clone();
+    Ok(())
+}
+
+fn set(states: &mut BTreeMap<String, Bytes>, name: &str, value: Option<Bytes>) {
+    match value {
+        Some(value) => states.insert(name.to_owned(), value),
+        None => states.remove(name),
+    };
+}
+
+/// Takes over what the local disk holds behind the head of the chain, and begins to accept writes.
+async fn adopt(core: &Arc<Core>, local: Local, run_start: Epoch, last_seq: Seq) -> Result<()> {
+    let mut last = last_seq;
+    let mut spooled = 0;
+    for segment in &local.inherited {
+        core.layers.write().recover_spooled(segment);
+        for change in &segment.header.states {
+            set(&mut core.states.lock(), &change.name, change.value.clone());
+        }
+        core.size.store(segment.header.size, std::sync::atomic::Ordering::Release);
+        last = segment.header.last_seq;
+        spooled += segment.bytes;
+    }
+    core.progress.lock().spooled_bytes = spooled;
+    let now = core.env.clock.now();
+    for r in &local.records {
+        let bytes = u64::from(r.payload_len);
+        let record = DirtyRecord::recovered(&core.env.memory, r.seq, r.kind, r.span, now, r.location, bytes);
+        if r.kind == local::RecordKind::State {
+            core.set_state_now(&join(core.record_data(&record).await?));
+        }
+        core.layers.write().publish(&record);
+        let mut backlog = core.backlog.lock();
+        backlog.bytes += bytes;
+        backlog.queue.push_back(record);
+        last = r.seq;
+    }
+    *core.front.lock() = Front::new(last);
+    if let Some(size) = core.states.lock().get(SIZE_STATE).and_then(|v| <[u8; 8]>::try_from(&v[..]).ok()) {
+        core.size.store(u64::from_le_bytes(size), std::sync::atomic::Ordering::Release);
+    }
+    let journal = core.env.journal.attach(core.id, core.clone())?;
+    journal.abandon(Epoch(run_start.0.saturating_sub(1)));
+    journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
+    if core.journal.set(journal).is_err() {
+        return Err(Error::internal("an image was attached to its journal twice"));
+    }
+    if !local.records.is_empty() || !local.inherited.is_empty() {
+        let (records, segments) = (local.records.len(), local.inherited.len());
+        core.report(Severity::Info, format!("recovered {records} journal records and {segments} local segments"));
+    }
+    Ok(())
+}
