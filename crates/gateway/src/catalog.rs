@@ -1,0 +1,150 @@
+//! What users want: buckets, volumes and who may use them, in one small database.
+
+use std::path::Path;
+
+use base::{ByteSize, Error, ErrorKind, GatewayId, ImageId, Result};
+use parking_lot::Mutex;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::target::Access;
+
+/// The database. Every change is durable when its call returns.
+pub(crate) struct Catalog(Mutex<Connection>);
+
+/// A bucket that users added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BucketRow {
+    pub name: String,
+    pub url: String,
+}
+
+/// A volume that users created or adopted.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct VolumeRow {
+    pub name: String,
+    pub image: ImageId,
+    pub bucket: String,
+    pub disk: String,
+    pub size: ByteSize,
+    pub block_size: u32,
+    pub target: String,
+    pub access: Access,
+}
+
+const SCHEMA: &str = "
+    create table if not exists gateway (id text not null);
+    create table if not exists bucket (name text primary key, url text not null);
+    create table if not exists volume (
+        name text primary key, image text not null unique, bucket text not null references bucket(name),
+        disk text not null, size integer not null, block_size integer not null, target text not null unique,
+        access text not null);
+";
+
+fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
+    move |e| Error::caused(ErrorKind::Internal, format!("the catalog: {what}"), e)
+}
+
+impl Catalog {
+    /// Opens it, or makes it with a new gateway id.
+    pub fn open(path: &Path, new_id: GatewayId) -> Result<(Catalog, GatewayId)> {
+        let db = Connection::open(path).map_err(failed("cannot be opened"))?;
+        db.pragma_update(None, "journal_mode", "wal").map_err(failed("journal mode"))?;
+        db.pragma_update(None, "synchronous", "full").map_err(failed("synchronous mode"))?;
+        db.pragma_update(None, "foreign_keys", true).map_err(failed("foreign keys"))?;
+        db.execute_batch(SCHEMA).map_err(failed("cannot be set up"))?;
+        let found: Option<String> = db
+            .query_row("select id from gateway", [], |row| row.get(0))
+            .optional()
+            .map_err(failed("the gateway's id"))?;
+        let id = match found {
+            Some(id) => id.parse()?,
+            None => {
+                db.execute("insert into gateway (id) values (?1)", [new_id.to_string()])
+                    .map_err(failed("the gateway's id"))?;
+                new_id
+            }
+        };
+        Ok((Catalog(Mutex::new(db)), id))
+    }
+
+    pub fn buckets(&self) -> Result<Vec<BucketRow>> {
+        let db = self.0.lock();
+        let mut rows = db.prepare("select name, url from bucket order by name").map_err(failed("buckets"))?;
+        let rows = rows.query_map([], |row| Ok(BucketRow { name: row.get(0)?, url: row.get(1)? }));
+        rows.and_then(Iterator::collect).map_err(failed("buckets"))
+    }
+
+    pub fn add_bucket(&self, row: &BucketRow) -> Result<()> {
+        let added = self.0.lock().execute("insert into bucket values (?1, ?2)", params![row.name, row.url]);
+        taken(added, &format!("a bucket named {:?} exists already", row.name))
+    }
+
+    pub fn volumes(&self) -> Result<Vec<VolumeRow>> {
+        let db = self.0.lock();
+        let mut rows = db
+            .prepare("select name, image, bucket, disk, size, block_size, target, access from volume order by name")
+            .map_err(failed("volumes"))?;
+        let rows = rows.query_map([], |row| {
+            Ok((
+                row.get::<_, String>(1)?,
+                row.get::<_, String>(7)?,
+                VolumeRow {
+                    name: row.get(0)?,
+                    image: ImageId([0; 16]),
+                    bucket: row.get(2)?,
+                    disk: row.get(3)?,
+                    size: ByteSize(row.get::<_, i64>(4)? as u64),
+                    block_size: row.get(5)?,
+                    target: row.get(6)?,
+                    access: Access::default(),
+                },
+            ))
+        });
+        let rows: Vec<_> = rows.and_then(Iterator::collect).map_err(failed("volumes"))?;
+        rows.into_iter()
+            .map(|(image, access, row)| Ok(VolumeRow { image: image.parse()?, access: Access::parse(&access)?, ..row }))
+            .collect()
+    }
+
+    pub fn add_volume(&self, row: &VolumeRow) -> Result<()> {
+        let added = self.0.lock().execute(
+            "insert into volume values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            params![
+                row.name,
+                row.image.to_string(),
+                row.bucket,
+                row.disk,
+                row.size.0 as i64,
+                row.block_size,
+                row.target,
+                row.access.to_text()?
+            ],
+        );
+        taken(added, &format!("a volume named {:?} exists already", row.name))
+    }
+
+    pub fn set_size(&self, name: &str, size: ByteSize) -> Result<()> {
+        let set = self.0.lock().execute("update volume set size = ?2 where name = ?1", params![name, size.0 as i64]);
+        set.map(drop).map_err(failed("a volume's size"))
+    }
+
+    pub fn set_access(&self, name: &str, access: &Access) -> Result<()> {
+        let text = access.to_text()?;
+        let set = self.0.lock().execute("update volume set access = ?2 where name = ?1", params![name, text]);
+        set.map(drop).map_err(failed("a volume's access"))
+    }
+
+    pub fn remove_volume(&self, name: &str) -> Result<()> {
+        self.0.lock().execute("delete from volume where name = ?1", [name]).map(drop).map_err(failed("a volume"))
+    }
+}
+
+fn taken(added: rusqlite::Result<usize>, exists: &str) -> Result<()> {
+    match added {
+        Ok(_) => Ok(()),
+        Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
+            Err(Error::caused(ErrorKind::Exists, exists.to_owned(), e))
+        }
+        Err(e) => Err(failed("cannot be written")(e)),
+    }
+}

@@ -1,0 +1,192 @@
+//! The bootstrap file: where things are and how much they may use. What users create lives in the catalog.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use base::{ByteSize, Error, ErrorKind, Result};
+use serde::{Deserialize, Deserializer};
+
+/// The bootstrap file. Unknown keys are refused.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The gateway's name, for people and for its targets' names.
+    pub name: String,
+    /// The directory of the catalog and of the API's socket.
+    pub data: PathBuf,
+    /// The cache disks, at least one.
+    #[serde(rename = "disk")]
+    pub disks: Vec<DiskConfig>,
+    /// The iSCSI service.
+    #[serde(default)]
+    pub iscsi: IscsiConfig,
+    /// How data goes to the buckets.
+    #[serde(default)]
+    pub upload: UploadConfig,
+    /// Memory for dirty data of all volumes.
+    #[serde(default = "default_memory", deserialize_with = "size")]
+    pub memory: ByteSize,
+    /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.
+    #[serde(default = "default_stop", deserialize_with = "duration")]
+    pub stop_within: Duration,
+}
+
+/// One cache disk: a directory on it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DiskConfig {
+    /// Its name in the catalog.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+    /// The most the journal may take.
+    #[serde(default = "default_journal", deserialize_with = "size")]
+    pub journal: ByteSize,
+    /// The most that clean cache may take.
+    #[serde(default = "default_cache", deserialize_with = "size")]
+    pub cache: ByteSize,
+    /// The most that local segments of one volume may take while its bucket does not keep up.
+    #[serde(default = "default_spool", deserialize_with = "size")]
+    pub local_segments: ByteSize,
+}
+
+/// The iSCSI service.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct IscsiConfig {
+    /// Where to listen.
+    pub listen: Vec<SocketAddr>,
+    /// What targets' names begin with; `:name` of the volume follows.
+    pub prefix: String,
+    /// Threads for connections; 0 means one for each processor.
+    pub threads: usize,
+}
+
+impl Default for IscsiConfig {
+    fn default() -> IscsiConfig {
+        IscsiConfig {
+            listen: vec![SocketAddr::from(([0, 0, 0, 0], 3260))],
+            prefix: "iqn.2026-11.org.tidegate".into(),
+            threads: 0,
+        }
+    }
+}
+
+/// How data goes to the buckets.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UploadConfig {
+    /// The size at which a segment is uploaded.
+    #[serde(deserialize_with = "size")]
+    pub segment: ByteSize,
+    /// The age at which it is uploaded though smaller.
+    #[serde(deserialize_with = "duration")]
+    pub age: Duration,
+    /// Segments of one volume uploaded at a time.
+    pub parallel: usize,
+    /// How long a segment that nothing points at is kept.
+    #[serde(deserialize_with = "duration")]
+    pub grace: Duration,
+}
+
+impl Default for UploadConfig {
+    fn default() -> UploadConfig {
+        UploadConfig {
+            segment: ByteSize::mib(16),
+            age: Duration::from_secs(2),
+            parallel: 4,
+            grace: Duration::from_secs(600),
+        }
+    }
+}
+
+fn default_memory() -> ByteSize {
+    ByteSize::mib(256)
+}
+fn default_stop() -> Duration {
+    Duration::from_secs(30)
+}
+fn default_journal() -> ByteSize {
+    ByteSize::gib(4)
+}
+fn default_cache() -> ByteSize {
+    ByteSize::gib(20)
+}
+fn default_spool() -> ByteSize {
+    ByteSize::gib(32)
+}
+
+fn size<'de, D: Deserializer<'de>>(d: D) -> Result<ByteSize, D::Error> {
+    String::deserialize(d)?.parse().map_err(serde::de::Error::custom)
+}
+
+fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
+    parse_duration(&String::deserialize(d)?).map_err(serde::de::Error::custom)
+}
+
+/// Reads `"500 ms"`, `"2s"`, `"10 min"`, `"1 h"`.
+pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
+    let wrong = || Error::invalid(format!("{text:?} is no time: write a number and a unit, as in \"2 s\" or \"10 min\""));
+    let t = text.trim();
+    let digits = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
+    let number: u64 = t[..digits].parse().map_err(|e| Error::caused(ErrorKind::Invalid, wrong().to_string(), e))?;
+    let millis = match t[digits..].trim() {
+        "ms" => 1,
+        "s" => 1000,
+        "min" | "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err(wrong()),
+    };
+    number.checked_mul(millis).map(Duration::from_millis).ok_or_else(wrong)
+}
+
+impl Config {
+    /// Reads a file. `Invalid` names the key that is wrong.
+    pub fn load(path: &Path) -> Result<Config> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::caused(ErrorKind::Invalid, format!("cannot read {}", path.display()), e))?;
+        Config::parse(&text).map_err(|e| e.within(format!("{}", path.display())))
+    }
+
+    /// Reads text.
+    pub fn parse(text: &str) -> Result<Config> {
+        let config: Config =
+            toml::from_str(text).map_err(|e| Error::caused(ErrorKind::Invalid, "the configuration is wrong", e))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Whether it makes sense.
+    pub fn check(&self) -> Result<()> {
+        if !is_name(&self.name) {
+            return Err(Error::invalid(format!("name = {:?}: {NAME_RULE}", self.name)));
+        }
+        if self.disks.is_empty() {
+            return Err(Error::invalid("there must be at least one [[disk]] with a name and a path"));
+        }
+        for (i, disk) in self.disks.iter().enumerate() {
+            if !is_name(&disk.name) || self.disks[..i].iter().any(|d| d.name == disk.name || d.path == disk.path) {
+                return Err(Error::invalid(format!("disk {:?}: names and paths must differ; {NAME_RULE}", disk.name)));
+            }
+        }
+        if self.upload.parallel == 0 || self.upload.segment < ByteSize::mib(1) || self.upload.segment > ByteSize::gib(1) {
+            return Err(Error::invalid("[upload]: parallel must be at least 1 and segment from 1 MiB to 1 GiB"));
+        }
+        Ok(())
+    }
+}
+
+/// What names must be.
+pub(crate) const NAME_RULE: &str =
+    "a name has 1 to 64 characters out of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit";
+
+/// Whether a name can be part of a target's name, a path and a command line.
+pub(crate) fn is_name(name: &str) -> bool {
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = name.as_bytes();
+    (1..=64).contains(&bytes.len())
+        && bytes.iter().all(|b| inner(*b) || matches!(b, b'-' | b'.'))
+        && inner(bytes[0])
+        && inner(bytes[bytes.len() - 1])
+}

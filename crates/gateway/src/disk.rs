@@ -1,0 +1,68 @@
+//! A cache disk at work: one journal, one spool, one cache.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{ImageId, Result};
+use local::{Cache, CacheOptions, Disk, Journal, JournalOptions, OsDisk, Recovered, Spool};
+use parking_lot::Mutex;
+
+use crate::config::DiskConfig;
+use crate::gateway::Seams;
+use crate::view::DiskView;
+
+/// What a gateway keeps on one disk.
+pub(crate) struct CacheDisk {
+    pub config: DiskConfig,
+    pub journal: Journal,
+    pub spool: Arc<Spool>,
+    pub cache: Arc<Cache>,
+    /// What the journal held at start-up, by image, until its volume opens.
+    recovered: Mutex<BTreeMap<ImageId, Vec<Recovered>>>,
+}
+
+impl CacheDisk {
+    /// Opens it and recovers its journal. `Corrupt` names a file and offset that has rotted.
+    pub async fn open(config: &DiskConfig, seams: &Seams) -> Result<CacheDisk> {
+        let disk: Arc<dyn Disk> = OsDisk::open(&config.path)?;
+        let options = JournalOptions { capacity: config.journal.0, ..JournalOptions::default() };
+        let (journal, recovery) =
+            Journal::open(disk.clone(), options, seams.spawn.clone(), seams.entropy.clone()).await?;
+        let spool = Arc::new(Spool::open(disk.clone()).await?);
+        let options = CacheOptions { capacity: config.cache.0, ..CacheOptions::default() };
+        let cache = Cache::open(disk, options, seams.spawn.clone()).await?;
+        let recovered = Mutex::new(recovery.owners);
+        Ok(CacheDisk { config: config.clone(), journal, spool, cache, recovered })
+    }
+
+    /// What the journal held of an image at start-up.
+    pub fn recovered(&self, image: ImageId) -> Vec<Recovered> {
+        self.recovered.lock().get(&image).cloned().unwrap_or_default()
+    }
+
+    /// That is in hands now.
+    pub fn adopted(&self, image: ImageId) {
+        self.recovered.lock().remove(&image);
+    }
+
+    pub fn view(&self) -> DiskView {
+        let (journal, cache) = (self.journal.usage(), self.cache.stats());
+        DiskView {
+            name: self.config.name.clone(),
+            path: self.config.path.display().to_string(),
+            journal_capacity: journal.capacity,
+            journal_used: journal.used,
+            local_segments: self.spool.bytes(),
+            cache_used: cache.bytes,
+            cache_capacity: self.config.cache.0,
+            cache_hits: cache.hits,
+            cache_misses: cache.misses,
+        }
+    }
+
+    /// Ends it in good order.
+    pub async fn close(&self) -> Result<()> {
+        self.cache.close().await?;
+        self.journal.close().await
+    }
+}

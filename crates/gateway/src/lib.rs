@@ -1,0 +1,21 @@
+//! What a gateway has and does: the catalog of what its users want, the life of what they get, and what happened.
+//!
+//! Everything here is plain views and commands; how they travel is for the crates above.
+
+mod catalog;
+mod config;
+mod disk;
+mod event;
+mod gateway;
+mod target;
+mod view;
+mod volume;
+
+pub use config::{Config, DiskConfig, IscsiConfig, UploadConfig};
+pub use event::EventView;
+pub use gateway::{AdoptVolume, CreateVolume, Gateway, Seams};
+pub use target::Access;
+pub use view::{BucketView, DiskView, ForkView, GatewayView, ProbeView, SessionView, VolumeView};
+
+#[cfg(test)]
+mod tests;
