@@ -1,5 +1,17 @@
-//! What a gateway keeps on its own disks.
+//! What a gateway keeps on its own disks: the *journal* (every acknowledged write, until it is in the bucket), *local
+//! segments* in the *spool* (the second home of such writes while a bucket is away) and the *cache* (clean data).
+//! The three share nothing but the disk. All of it goes through the [`Disk`] seam, whose simulated twin
+//! [`SimDisk`] crashes, tears and reorders.
 
 mod disk;
+pub mod journal;
+mod os;
+mod simdisk;
 
 pub use disk::{Disk, DiskFile};
+pub use journal::{
+    Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage, Record,
+    RecordKind, Recovered, Recovery, Reservation,
+};
+pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn};
+pub use simdisk::{SimCounts, SimDisk, SimLatency};

@@ -1,0 +1,509 @@
+//! The committer: the only one who writes to the journal's files; and the preparer, who makes them.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use base::{AlignedBuf, Error, ErrorKind, ImageId, Result};
+use bytes::Bytes;
+use tokio::time::{Instant, timeout_at};
+
+use super::book::{Book, Extent};
+use super::format::{BLOCK, BatchHeader, FILE_HEADER, FileHeader, MAX_LIVE, RecordEntry, batch_header_len};
+use super::{Committed, Location, Owner, Phase, Queued, Record, Shared, State, slot_name};
+use crate::disk::DiskFile;
+
+/// The file the committer goes on with.
+pub(super) struct Start {
+    pub file: Arc<dyn DiskFile>,
+    pub generation: u64,
+    pub salt: u64,
+    /// The number of the next batch.
+    pub number: u64,
+}
+
+struct Committer {
+    shared: Arc<Shared>,
+    now: Start,
+    /// When to write a mark, if something is not covered by one.
+    mark_due: Option<Instant>,
+}
+
+enum Work {
+    Batch(Batch),
+    NewFile,
+    Mark,
+    End,
+}
+
+/// What one batch will hold and how long its parts are.
+struct Batch {
+    records: Vec<Queued>,
+    offset: u64,
+    size: Size,
+}
+
+#[derive(Default, Clone, Copy)]
+struct Size {
+    records: usize,
+    packed: u64,
+    direct: u64,
+}
+
+impl Size {
+    fn with(self, record: &Record) -> Size {
+        let len = record.payload_len();
+        let mut size = Size { records: self.records + 1, ..self };
+        if is_direct(record) {
+            size.direct += len;
+        } else {
+            size.packed += len.next_multiple_of(8);
+        }
+        size
+    }
+
+    /// Header and packed payloads.
+    fn front(self) -> u64 {
+        batch_header_len(self.records) + self.packed.next_multiple_of(BLOCK)
+    }
+
+    fn len(self) -> u64 {
+        self.front() + self.direct
+    }
+}
+
+/// Whether the payload can be written from where it lies.
+fn is_direct(record: &Record) -> bool {
+    let aligned =
+        |p: &Bytes| (p.as_ptr() as u64).is_multiple_of(BLOCK) && (p.len() as u64).is_multiple_of(BLOCK);
+    !record.payload.is_empty() && record.payload.iter().all(aligned)
+}
+
+/// Runs until the journal is closed or a write fails.
+pub(super) async fn run(shared: Arc<Shared>, start: Start) {
+    let mut committer = Committer { shared: shared.clone(), now: start, mark_due: None };
+    let ended = loop {
+        let step = match committer.next().await {
+            Work::Batch(batch) => committer.write_batch(batch).await,
+            Work::NewFile => committer.begin_file().await,
+            Work::Mark => committer.write_mark().await,
+            Work::End => break Ok(()),
+        };
+        if let Err(e) = step {
+            break Err(e);
+        }
+    };
+    match ended {
+        Ok(()) => shared.end(),
+        Err(e) => shared.poison(e),
+    }
+}
+
+impl Committer {
+    async fn next(&mut self) -> Work {
+        loop {
+            {
+                let mut state = self.shared.state.lock();
+                if !state.queue.is_empty() {
+                    return self.take(&mut state);
+                }
+                if matches!(state.phase, Phase::Closing) {
+                    return if self.mark_due.is_some() { Work::Mark } else { Work::End };
+                }
+            }
+            let more = self.shared.work.notified();
+            match self.mark_due {
+                None => more.await,
+                Some(due) => {
+                    if timeout_at(due, more).await.is_err() && self.shared.state.lock().queue.is_empty() {
+                        return Work::Mark;
+                    }
+                }
+            }
+        }
+    }
+
+    /// As much of the queue as one batch in the current file can take.
+    fn take(&self, state: &mut State) -> Work {
+        let options = &self.shared.options;
+        let State { queue, space, .. } = state;
+        if space.is_stale() {
+            return Work::NewFile;
+        }
+        let left = space.left();
+        let mut size = Size::default();
+        while let Some(next) = queue.get(size.records).map(|q| size.with(&q.record)) {
+            let enough = next.len() > options.max_batch || next.records > options.max_records;
+            if next.len() > left || (size.records > 0 && enough) {
+                break;
+            }
+            size = next;
+        }
+        if size.records == 0 {
+            return Work::NewFile;
+        }
+        space.start_batch();
+        let records = if size.records == queue.len() {
+            std::mem::take(queue)
+        } else {
+            queue.drain(..size.records).collect::<VecDeque<_>>()
+        };
+        Work::Batch(Batch { records: records.into(), offset: space.offset(), size })
+    }
+
+    fn header(&self, offset: u64, len: u64, records: Vec<RecordEntry>) -> BatchHeader {
+        BatchHeader {
+            journal: self.shared.id,
+            generation: self.now.generation,
+            salt: self.now.salt,
+            number: self.now.number,
+            offset,
+            len: len as u32,
+            durable: self.now.number - 1,
+            records,
+        }
+    }
+
+    /// The parts to write, and where each record's payload will lie.
+    fn encode(&self, batch: &Batch) -> (Vec<Bytes>, Vec<Location>) {
+        let front_len = batch.size.front();
+        let mut front = AlignedBuf::zeroed(front_len as usize);
+        let mut packed = batch_header_len(batch.records.len());
+        let mut direct = front_len;
+        let mut parts = vec![Bytes::new()];
+        let mut entries = Vec::with_capacity(batch.records.len());
+        for q in &batch.records {
+            let len = q.record.payload_len();
+            let crc64 = base::checksum::crc64_parts(q.record.payload.iter().map(|p| &p[..]));
+            let payload_offset = if is_direct(&q.record) {
+                parts.extend(q.record.payload.iter().cloned());
+                direct += len;
+                direct - len
+            } else {
+                let start = packed;
+                let mut at = start as usize;
+                for part in &q.record.payload {
+                    front[at..at + part.len()].copy_from_slice(part);
+                    at += part.len();
+                }
+                packed += len.next_multiple_of(8);
+                start
+            };
+            entries.push(RecordEntry {
+                owner: q.id,
+                epoch: q.record.epoch,
+                seq: q.record.seq,
+                kind: q.record.kind,
+                span: q.record.span,
+                payload_offset: payload_offset as u32,
+                payload_len: len as u32,
+                crc64,
+            });
+        }
+        let location = |e: &RecordEntry| Location {
+            file: self.now.generation,
+            offset: batch.offset + u64::from(e.payload_offset),
+            len: e.payload_len,
+            crc64: e.crc64,
+        };
+        let locations = entries.iter().map(location).collect();
+        self.header(batch.offset, batch.size.len(), entries).encode_into(&mut front);
+        parts[0] = front.into_bytes();
+        (parts, locations)
+    }
+
+    async fn write_batch(&mut self, batch: Batch) -> Result<()> {
+        let (parts, locations) = self.encode(&batch);
+        #[cfg(test)]
+        if self.shared.options.sabotage == Some(super::Sabotage::AckBeforeSync) {
+            let offset = batch.offset;
+            self.publish(batch, locations);
+            tokio::task::yield_now().await;
+            let written = self.write(offset, &parts).await;
+            self.wrote_batch();
+            return written;
+        }
+        if let Err(e) = self.write(batch.offset, &parts).await {
+            batch.fail(&e);
+            return Err(e);
+        }
+        self.publish(batch, locations);
+        self.wrote_batch();
+        Ok(())
+    }
+
+    async fn write(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
+        #[cfg(test)]
+        if self.shared.options.sabotage == Some(super::Sabotage::SkipSync) {
+            return self.now.file.write(offset, parts).await;
+        }
+        self.now.file.write_durable(offset, parts).await.map_err(|e| {
+            let name = self.shared.name_of(self.now.generation);
+            e.within(format!("write {name} at {offset}"))
+        })
+    }
+
+    fn wrote_batch(&mut self) {
+        self.now.number += 1;
+        self.mark_due = Some(Instant::now() + self.shared.options.mark_delay);
+    }
+
+    /// The batch is durable: enter it into the books, tell the owners, wake those who wait; in this order.
+    fn publish(&self, batch: Batch, locations: Vec<Location>) {
+        let extents = extents(self.now.generation, &batch.records);
+        let cost = batch.records.iter().map(|q| q.cost).sum();
+        {
+            let mut state = self.shared.state.lock();
+            state.space.finish_batch(batch.size.len(), extents.len() as u64, cost);
+            for (id, extent) in extents {
+                state.books.entry(id).or_default().enter(extent);
+            }
+        }
+        let mut done = Vec::new();
+        let mut owners: Vec<(ImageId, Arc<dyn Owner>, Vec<Committed>)> = Vec::new();
+        for (q, location) in batch.records.into_iter().zip(locations) {
+            let committed = Committed { record: q.record, location };
+            done.extend(q.done);
+            match owners.iter_mut().rev().find(|(id, ..)| *id == q.id) {
+                Some((_, _, list)) => list.push(committed),
+                None => owners.push((q.id, q.owner, vec![committed])),
+            }
+        }
+        for (_, owner, list) in owners {
+            owner.committed(list);
+        }
+        for waiter in done {
+            // Whoever gave up waiting has dropped the other end.
+            let _ = waiter.send(Ok(()));
+        }
+        self.shared.room.notify_waiters();
+    }
+
+    async fn write_mark(&mut self) -> Result<()> {
+        let offset = self.shared.state.lock().space.offset();
+        let mut block = AlignedBuf::zeroed(BLOCK as usize);
+        self.header(offset, BLOCK, Vec::new()).encode_into(&mut block);
+        self.write(offset, &[block.into_bytes()]).await?;
+        self.shared.state.lock().space.finish_mark();
+        self.now.number += 1;
+        self.mark_due = None;
+        Ok(())
+    }
+
+    /// Goes on in another file. Its header, made durable first, is also the mark of everything before.
+    async fn begin_file(&mut self) -> Result<()> {
+        let slot = self.slot().await?;
+        self.now = begin_file(&self.shared, slot, self.now.generation + 1, self.now.number).await?;
+        self.mark_due = None;
+        self.shared.prepare.notify_one();
+        self.shared.room.notify_waiters();
+        Ok(())
+    }
+
+    /// A slot that may be written over. What was admitted has one; waiting for the preparer is for records that the
+    /// reserve for control records let in.
+    async fn slot(&self) -> Result<u32> {
+        loop {
+            let tried = self.shared.prepared.notified();
+            tokio::pin!(tried);
+            tried.as_mut().enable();
+            {
+                let mut state = self.shared.state.lock();
+                #[cfg(test)]
+                if self.shared.options.sabotage == Some(super::Sabotage::ReuseEarly)
+                    && let Some(slot) = state.space.early_slot()
+                {
+                    return Ok(slot);
+                }
+                if let Some(slot) = state.space.take_next_slot() {
+                    return Ok(slot);
+                }
+                state.no_file = None;
+            }
+            self.shared.prepare.notify_one();
+            tried.await;
+            if let Some(e) = &self.shared.state.lock().no_file {
+                return Err(e.duplicate());
+            }
+        }
+    }
+}
+
+/// Begins a life of the file in `slot`, which may be written over, by making its header durable.
+pub(super) async fn begin_file(shared: &Shared, slot: u32, generation: u64, number: u64) -> Result<Start> {
+    let (file, live) = {
+        let state = shared.state.lock();
+        (state.slots.get(&slot).cloned().expect("every slot in the books has its file"), state.space.table())
+    };
+    if live.len() > MAX_LIVE {
+        return Err(Error::new(
+            ErrorKind::NoSpace,
+            format!(
+                "the journal needs {} files at once: let it upload before restarting it again",
+                live.len()
+            ),
+        ));
+    }
+    shared.readable.write().retain(|_, (s, _)| *s != slot);
+    let salt = shared.entropy.next_u64();
+    let header = FileHeader {
+        journal: shared.id,
+        generation,
+        salt,
+        slot,
+        first_batch: number,
+        file_size: shared.options.file_size,
+        live,
+    };
+    let written = file.write_durable(0, &[header.encode().into_bytes()]).await;
+    written.map_err(|e| e.within(format!("begin {}", slot_name(slot))))?;
+    shared.state.lock().space.begin_file(generation, slot, &header.live);
+    shared.readable.write().insert(generation, (slot, file.clone()));
+    Ok(Start { file, generation, salt, number })
+}
+
+impl Batch {
+    fn fail(self, error: &Error) {
+        for waiter in self.records.into_iter().filter_map(|q| q.done) {
+            let _ = waiter.send(Err(stopped(error)));
+        }
+    }
+}
+
+/// What the records of one batch add to each owner's account, in journal order.
+fn extents(file: u64, records: &[Queued]) -> Vec<(ImageId, Extent)> {
+    let mut out: Vec<(ImageId, Extent)> = Vec::new();
+    for q in records {
+        let bytes = q.record.payload_len();
+        match out.iter_mut().rev().find(|(id, e)| *id == q.id && e.epoch == q.record.epoch) {
+            Some((_, e)) => {
+                e.last = q.record.seq;
+                e.records += 1;
+                e.bytes += bytes;
+            }
+            None => {
+                out.push((
+                    q.id,
+                    Extent { file, epoch: q.record.epoch, last: q.record.seq, records: 1, bytes },
+                ));
+            }
+        }
+    }
+    out
+}
+
+fn stopped(error: &Error) -> Error {
+    Error::new(
+        ErrorKind::Internal,
+        format!("the journal has stopped; restart the gateway to recover from what is durable: {error}"),
+    )
+}
+
+impl Shared {
+    /// The journal stops for good: nothing is tried again, because after a failed sync nobody can know what is on the disk.
+    fn poison(&self, error: Error) {
+        let error = stopped(&error);
+        let (queue, owners) = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Poisoned(error.duplicate());
+            (std::mem::take(&mut state.queue), state.take_owners())
+        };
+        for owner in owners {
+            owner.poisoned(&error);
+        }
+        for waiter in queue.into_iter().filter_map(|q| q.done) {
+            let _ = waiter.send(Err(error.duplicate()));
+        }
+        self.tell_the_end();
+    }
+
+    fn end(&self) {
+        let owners = {
+            let mut state = self.state.lock();
+            state.phase = Phase::Closed;
+            state.take_owners()
+        };
+        drop(owners);
+        self.tell_the_end();
+    }
+
+    fn tell_the_end(&self) {
+        self.room.notify_waiters();
+        self.prepare.notify_one();
+        self.ended.send_replace(true);
+    }
+}
+
+impl State {
+    fn take_owners(&mut self) -> Vec<Arc<dyn Owner>> {
+        self.books.values_mut().filter_map(|b: &mut Book| b.attached.take()).collect()
+    }
+}
+
+/// Makes files ahead of need, and removes those beyond it, until the journal ends.
+pub(super) async fn prepare_files(shared: Arc<Shared>) {
+    loop {
+        let more = shared.prepare.notified();
+        tokio::pin!(more);
+        more.as_mut().enable();
+        let (wanted, surplus) = {
+            let mut state = shared.state.lock();
+            if !matches!(state.phase, Phase::Open | Phase::Closing) {
+                return;
+            }
+            let surplus = state.space.take_surplus();
+            (state.space.wants_slot().then(|| state.space.new_slot()), surplus)
+        };
+        if let Some(slot) = surplus {
+            remove_slot(&shared, slot).await;
+        } else if let Some(slot) = wanted {
+            let made = make_file(&shared, slot).await;
+            let failed = made.is_err();
+            {
+                let mut state = shared.state.lock();
+                match made {
+                    Ok(file) => {
+                        state.slots.insert(slot, file);
+                        state.space.add_slot(slot);
+                        state.no_file = None;
+                    }
+                    Err(e) => state.no_file = Some(e),
+                }
+            }
+            shared.prepared.notify_waiters();
+            shared.room.notify_waiters();
+            if failed {
+                more.await;
+            }
+        } else {
+            shared.prepared.notify_waiters();
+            more.await;
+        }
+    }
+}
+
+async fn remove_slot(shared: &Shared, slot: u32) {
+    shared.readable.write().retain(|_, (s, _)| *s != slot);
+    shared.state.lock().slots.remove(&slot);
+    // A file that could not be removed is found and used again at the next start.
+    let _ = shared.disk.remove(&slot_name(slot)).await;
+}
+
+/// Makes a zeroed file and marks it as never used, so that the next start need not search it.
+pub(super) async fn make_file(shared: &Shared, slot: u32) -> Result<Arc<dyn DiskFile>> {
+    let name = slot_name(slot);
+    let size = shared.options.file_size;
+    let within = |e: Error| e.within(format!("make {name} of {size} bytes for the journal"));
+    let file = shared.disk.create(&name, size).await.map_err(within)?;
+    let blank = FileHeader {
+        journal: shared.id,
+        generation: 0,
+        salt: 0,
+        slot,
+        first_batch: 0,
+        file_size: size,
+        live: Vec::new(),
+    };
+    debug_assert!(size > FILE_HEADER);
+    file.write_durable(0, &[blank.encode().into_bytes()]).await.map_err(within)?;
+    Ok(file)
+}
