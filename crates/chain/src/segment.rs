@@ -578,7 +578,7 @@ impl Sealed {
             stored,
             extents: header.extents.clone(),
             states: header.states.clone(),
-            deletions: Vec::new(),
+            deletions: header.deletions.clone(),
             packing: Vec::new(),
             packed: 0,
         };

@@ -107,6 +107,24 @@ fn a_segment_comes_back_as_it_was_sealed() {
     assert_eq!(at, object.len());
 }
 
+/// A segment that waited on a local disk must come out as it was sealed, deletions included: the digest of the next one
+/// was taken from it.
+#[test]
+fn sealing_again_at_the_same_place_gives_the_same_bytes() {
+    let mut content = SegmentDraft::default();
+    content.data(100, bytes(1, 4096));
+    content.empty(Span::new(300, 5), true);
+    content.state(StateChange { name: "pr".into(), value: Some(bytes(3, 100)) });
+    content.delete(Epoch(1), Number(2));
+    let place = draft(3, Position::ROOT, Kind::Data);
+    let sealed = content.seal(place);
+    let again = Sealed::again(&sealed.header, &sealed.payload.to_bytes(), place).unwrap();
+    assert_eq!(again.payload.to_bytes(), sealed.payload.to_bytes());
+    let moved = Sealed::again(&sealed.header, &sealed.payload.to_bytes(), draft(4, Position::ROOT, Kind::Data)).unwrap();
+    assert_eq!(moved.header.extents, sealed.header.extents);
+    assert_ne!(moved.header.position.digest, sealed.header.position.digest);
+}
+
 #[test]
 fn small_neighbours_share_a_frame_and_an_extent() {
     let mut content = SegmentDraft::default();

@@ -54,7 +54,15 @@ impl Core {
         if self.fullness() >= PACED_FROM {
             return None;
         }
-        Some(Admission { reservation: Some(self.env.journal.try_reserve(bytes)?) })
+        let mut room: Option<Reservation> = None;
+        for part in self.record_sizes(bytes) {
+            let more = self.env.journal.try_reserve(part)?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+        }
+        Some(Admission { reservation: room })
     }
 
     pub async fn admit(&self, bytes: u64) -> Result<Admission> {
@@ -82,11 +90,30 @@ impl Core {
             if fullness < FULL {
                 let turn = self.pace(bytes, fullness);
                 tokio::time::sleep_until(turn).await;
-                let reservation = self.env.journal.reserve(bytes).await?;
-                return Ok(Admission { reservation: Some(reservation) });
+                return self.reserve(bytes).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    async fn reserve(&self, bytes: u64) -> Result<Admission> {
+        let mut room: Option<Reservation> = None;
+        for part in self.record_sizes(bytes) {
+            let more = self.env.journal.reserve(part).await?;
+            match &mut room {
+                Some(room) => room.merge(more),
+                None => room = Some(more),
+            }
+        }
+        Ok(Admission { reservation: room })
+    }
+
+    /// The records that a write of `bytes` takes; one for none.
+    fn record_sizes(&self, bytes: u64) -> impl Iterator<Item = u64> + use<> {
+        let most = self.env.journal.max_record();
+        let whole = (bytes / most) as usize;
+        let rest = (bytes % most > 0 || whole == 0).then_some(bytes % most);
+        std::iter::repeat_n(most, whole).chain(rest)
     }
 
     /// The moment at which a write of `bytes` may go: the fuller, the closer to the rate at which room comes back.

@@ -175,8 +175,7 @@ fn merge(
 fn new_places(old: &[PageRef], replacements: &[Replacement]) -> Vec<PageRef> {
     let mut places: BTreeMap<u64, PageRef> = old.iter().map(|p| (p.start, *p)).collect();
     for r in replacements {
-        let gone: Vec<u64> = places.range(r.covered.start..r.covered.end()).map(|(s, _)| *s).collect();
-        gone.iter().for_each(|start| drop(places.remove(start)));
+        places.retain(|start, _| !(r.covered.start..r.covered.end()).contains(start));
         places.extend(r.pages.iter().map(|(place, _)| (place.start, *place)));
     }
     places.into_values().collect()

@@ -482,6 +482,18 @@ impl Image {
         answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
     }
 
+    /// debug
+    pub fn debug(&self, span: Span) -> String {
+        let l = self.core.layers.read();
+        let mut o = format!("{:?}\n", self.core.status());
+        for (r, p) in l.dirty.overlapping(span) { o += &format!("dirty {r:?} {:?} {}\n", p.seq, match p.at { crate::dirty::DirtyAt::Record{..} => "rec", crate::dirty::DirtyAt::Spooled{..} => "spool", crate::dirty::DirtyAt::Zero => "zero", _ => "hole"}); }
+        for (r, p) in l.delta.overlapping(span) { o += &format!("delta {r:?} {p:?}\n"); }
+        if let Some(f) = &l.frozen { for (r, p) in f.overlapping(span) { o += &format!("frozen {r:?} {p:?}\n"); } }
+        o += &format!("pages {:?}\n", l.pages.places());
+        for (r, s) in l.resolve(span).unwrap_or_default() { o += &format!("res {r:?} {s:?}\n"); }
+        o
+    }
+
     /// What an operator wants to know.
     pub fn status(&self) -> Status {
         self.core.status()

@@ -64,7 +64,7 @@ pub(crate) struct Destager {
     pub since_checkpoint: usize,
     pub puts: FuturesUnordered<BoxFuture<'static, PutDone>>,
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
-    pub checkpoint: Option<BoxFuture<'static, Result<Made>>>,
+    pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
     waiters: Vec<Waiter>,
@@ -76,7 +76,7 @@ enum Action {
     Request(Option<Request>),
     Put(PutDone),
     Checked(Number, Result<()>),
-    Checkpointed(Result<Made>),
+    Checkpointed(Result<Box<Made>>),
     Look,
 }
 
@@ -300,7 +300,7 @@ impl Destager {
     }
 
     /// The whole effect of a run of records: later ones replace what they cover of earlier ones.
-    async fn gather(&self, records: &[Arc<DirtyRecord>]) -> Result<SegmentDraft> {
+    async fn gather(&mut self, records: &[Arc<DirtyRecord>]) -> Result<SegmentDraft> {
         let mut effect: ExtentMap<Effect> = ExtentMap::new();
         let mut draft = SegmentDraft::default();
         for record in records {
@@ -526,7 +526,7 @@ impl Destager {
         Ok(())
     }
 
-    async fn map(&self, out: &Outgoing) -> Result<()> {
+    async fn map(&mut self, out: &Outgoing) -> Result<()> {
         self.core.load_for(&out.header).await?;
         self.core.layers.write().apply(&out.header);
         let mut states = self.core.durable_states.lock();
@@ -566,12 +566,13 @@ impl Destager {
         let plan = Plan::freeze(&self.core, self.durable, self.durable_seq, self.collector.newest());
         self.since_checkpoint = 0;
         let (core, own) = (self.core.clone(), self.own.clone());
-        self.checkpoint = Some(Box::pin(async move { plan.make(&core, &own).await }));
+        self.checkpoint = Some(Box::pin(async move { plan.make(&core, &own).await.map(Box::new) }));
     }
 
-    fn checkpointed(&mut self, made: Result<Made>) -> Result<()> {
+    fn checkpointed(&mut self, made: Result<Box<Made>>) -> Result<()> {
         match made {
             Ok(made) => {
+                let made = *made;
                 made.install(&self.core);
                 self.core.progress.lock().checkpoint = made.root.position.number;
                 let victims = self.collector.checkpointed(made.kept, made.garbage);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use base::{ByteSize, ImageId, SECTOR, Seq, Span, UnixMillis};
+use base::{ByteSize, ImageId, Seq, Span, UnixMillis};
 use bytes::{Bytes, BytesMut};
 use chain::{Header, Piece};
 use local::{Location, RecordKind};
@@ -234,9 +234,4 @@ pub(crate) fn join(mut parts: Vec<Bytes>) -> Bytes {
             all.freeze()
         }
     }
-}
-
-/// Sectors in so many bytes.
-pub(crate) fn sectors(bytes: usize) -> u64 {
-    bytes as u64 / SECTOR
 }

@@ -22,6 +22,7 @@ mod status;
 
 pub use crate::core::{Image, Mapping};
 pub use admission::Admission;
+pub use dirty::DirtyMemory;
 pub use env::{Env, Event, Events, Options, Severity};
 pub use fork::{Fork, discard_fork, forks};
 pub use open::{OpenRequest, create};

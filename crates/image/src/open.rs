@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
-use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, Seq};
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, Seq, UnixMillis};
+use bucket::Bucket;
 use bytes::Bytes;
 use chain::{
     Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Loaded, Ownership, Position, SegmentDraft,
@@ -42,10 +43,16 @@ pub struct OpenRequest {
 }
 
 /// Creates an image in a bucket. `Exists` if the id is taken.
-pub async fn create(env: &Env, image: ImageId, name: &str, size: ByteSize, block_size: u32) -> Result<()> {
-    let created = env.clock.now();
+pub async fn create(
+    bucket: &dyn Bucket,
+    created: UnixMillis,
+    image: ImageId,
+    name: &str,
+    size: ByteSize,
+    block_size: u32,
+) -> Result<()> {
     let record = ImageRecord { image, name: name.to_owned(), created, size, block_size };
-    chain::create_image(&*env.bucket, &record).await
+    chain::create_image(bucket, &record).await
 }
 
 /// On what ground an image may be opened, and where this gateway's own unbroken run of epochs began.

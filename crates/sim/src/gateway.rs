@@ -1,0 +1,130 @@
+//! A simulated gateway: one disk, one image open at a time, its own path to the bucket.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{ByteSize, Clock, Epoch, GatewayId, ImageId, Result, SeededEntropy};
+use bucket::{Bucket, Faults, Faulty, RetryPolicy, Retrying};
+use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
+use local::{Cache, CacheOptions, Journal, JournalOptions, SimDisk, Spool};
+use parking_lot::Mutex;
+
+use crate::seams::Process;
+
+/// Events, kept for the checker's messages.
+#[derive(Debug, Default)]
+pub(crate) struct EventList(pub Mutex<Vec<String>>);
+
+impl Events for EventList {
+    fn event(&self, event: Event) {
+        self.0.lock().push(format!("{:?}: {}", event.severity, event.text));
+    }
+}
+
+/// The machine: what survives a crash of the process.
+pub(crate) struct Machine {
+    pub name: &'static str,
+    pub disk: SimDisk,
+    pub path: Arc<Faulty>,
+    pub faults: Arc<Faults>,
+    clock: Arc<dyn Clock>,
+    seed: u64,
+    lives: u64,
+}
+
+/// The process: what does not.
+pub(crate) struct Running {
+    pub image: Image,
+    pub journal: Journal,
+    pub env: Env,
+    pub events: Arc<EventList>,
+    process: Arc<Process>,
+}
+
+impl Machine {
+    pub fn new(name: &'static str, seed: u64, store: Arc<dyn Bucket>, clock: Arc<dyn Clock>) -> Machine {
+        let path = Arc::new(Faulty::new(store, seed));
+        let disk = SimDisk::new(seed);
+        disk.set_cold(20);
+        Machine { name, disk, faults: path.faults(), path, clock, seed, lives: 0 }
+    }
+
+    /// Starts the process and opens the image. On an error the process has ended again.
+    pub async fn start(&mut self, image: ImageId, accept_loss: Option<Epoch>) -> Result<Running> {
+        self.lives += 1;
+        let process = Process::new();
+        let started = self.start_in(&process, image, accept_loss).await;
+        if started.is_err() {
+            process.kill();
+            self.disk.crash();
+            self.disk.restart();
+        }
+        started
+    }
+
+    async fn start_in(&self, process: &Arc<Process>, image: ImageId, accept_loss: Option<Epoch>) -> Result<Running> {
+        let entropy = Arc::new(SeededEntropy::new(self.seed.wrapping_add(self.lives)));
+        let disk = self.disk.mount();
+        let options = JournalOptions {
+            capacity: 4 << 20,
+            file_size: 512 << 10,
+            max_reserved: 256 << 10,
+            ..JournalOptions::default()
+        };
+        let (journal, recovery) = Journal::open(disk.clone(), options, process.clone(), entropy.clone()).await?;
+        let spool = Arc::new(Spool::open(disk.clone()).await?);
+        let options = CacheOptions { capacity: 1 << 20, ..CacheOptions::default() };
+        let cache = Cache::open(disk, options, process.clone()).await?;
+        let events = Arc::new(EventList::default());
+        let policy = RetryPolicy::default();
+        let env = Env {
+            clock: self.clock.clone(),
+            spawn: process.clone(),
+            bucket: Arc::new(Retrying::new(self.path.clone(), policy, entropy)),
+            journal: journal.clone(),
+            spool,
+            cache,
+            memory: DirtyMemory::new(ByteSize::kib(256)),
+            gateway: GatewayId([self.name.as_bytes()[0]; 16]),
+            gateway_name: self.name.into(),
+            events: events.clone(),
+            options: options_for_small_worlds(),
+        };
+        let recovered = recovery.owners.get(&image).cloned().unwrap_or_default();
+        let image = Image::open(env.clone(), OpenRequest { image, recovered, accept_loss }).await?;
+        Ok(Running { image, journal, env, events, process: process.clone() })
+    }
+
+    /// Kills the process and cuts the power.
+    pub fn crash(&mut self, running: Running) {
+        running.process.kill();
+        drop(running);
+        self.disk.crash();
+        self.disk.restart();
+    }
+}
+
+impl Running {
+    /// Ends the process after it has closed or halted its image.
+    pub async fn end(self) -> Result<()> {
+        self.journal.close().await?;
+        self.process.kill();
+        Ok(())
+    }
+}
+
+fn options_for_small_worlds() -> Options {
+    Options {
+        segment: ByteSize::kib(64),
+        segment_age: Duration::from_millis(500),
+        puts: 3,
+        check_every: Duration::from_secs(3),
+        spool_above: 0.4,
+        spool_limit: ByteSize::mib(8),
+        admit_within: Duration::from_secs(8),
+        checkpoint_runs: 200,
+        checkpoint_segments: 12,
+        pages: 4,
+        grace: Duration::from_secs(20),
+    }
+}
