@@ -87,13 +87,15 @@ fn a_listed_file_is_not_written_over() {
         let (journal, _) = open(&disk, &options, 1).await?;
         let first = journal.attach(image(2), Arc::new(Seen::default()))?;
         let rest = journal.attach(image(1), Arc::new(Seen::default()))?;
-        write(&first, data(1, 12)).await?;
+        for seq in 1..=3 {
+            write(&first, data(seq, 12)).await?; // they fill the first file
+        }
         let mut seq = 0;
         while journal.usage().used < 25 * (40 << 10) {
             seq += 1;
             write(&rest, data(seq, 12)).await?;
         }
-        first.release(Seq(1));
+        first.release(Seq(3));
         disk.crash_at(cut);
         for _ in 0..20 {
             seq += 1;
