@@ -3,11 +3,14 @@
 //! The three share nothing but the disk. All of it goes through the [`Disk`] seam, whose simulated twin
 //! [`SimDisk`] crashes, tears and reorders.
 
+mod cache;
 mod disk;
 pub mod journal;
 mod os;
 mod simdisk;
+mod spool;
 
+pub use cache::{Cache, CacheOptions, CacheStats, LineKey, Lookup};
 pub use disk::{Disk, DiskFile};
 pub use journal::{
     Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage, Record,
@@ -15,3 +18,4 @@ pub use journal::{
 };
 pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};
+pub use spool::{Spool, SpoolFile};

@@ -340,7 +340,7 @@ impl OwnerLog {
             return Ok(false);
         }
         let (from, to) = (last.location.file, next.location.file);
-        let reused = (files.range(from..=to).count() as u64) < to - from + 1;
+        let reused = from < to && (files.range(from..=to).count() as u64) < to - from + 1;
         if next.epoch == last.epoch && next.seq > last.seq && reused {
             return Ok(true);
         }

@@ -120,11 +120,11 @@ impl Space {
         Some(slot)
     }
 
-    /// A slot that is not needed, whatever the newest header says: never to be used but to show why not.
+    /// A slot that is not needed but listed by the newest header: never to be used but to show why not.
     #[cfg(test)]
     pub fn early_slot(&self) -> Option<u32> {
         let needed: BTreeSet<u32> = self.live.values().map(|l| l.slot).collect();
-        self.slots.iter().copied().find(|s| !needed.contains(s))
+        self.listed.iter().copied().find(|s| !needed.contains(s))
     }
 
     /// The table of the next file's header.
