@@ -16,7 +16,9 @@ impl Key {
         let fine = !name.is_empty()
             && name.len() <= 900
             && !name.bytes().any(|b| b < 0x20 || b == 0x7f)
-            && name.split('/').all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255);
+            && name
+                .split('/')
+                .all(|part| !part.is_empty() && part != "." && part != ".." && part.len() <= 255);
         if fine { Ok(Key(name)) } else { Err(Error::invalid(format!("{name:?} cannot name an object"))) }
     }
 
