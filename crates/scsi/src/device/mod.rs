@@ -9,6 +9,7 @@
 
 mod atomic;
 mod attention;
+mod basic;
 mod cdb;
 mod copy;
 mod inquiry;

@@ -215,7 +215,7 @@ impl LogicalUnit {
             })
             .await;
             // Its failure is in the state, where the next command finds it.
-            drop(self.carry_out(&job).await);
+            self.carry_out(&job).await.ok();
         }
     }
 

@@ -18,9 +18,9 @@ use super::opcode::{self, Access, CommandKind, Operation as Op};
 use super::ports::{AccessState, PortGroup};
 use super::reservations::Reservations;
 use super::sanitize::Sanitize;
-use super::sense::{Failure, Key, Sense, code};
+use super::sense::{Failure, Sense, code};
 use super::target::TargetDevice;
-use super::{inquiry, log, ports};
+use super::{basic, inquiry, log, ports};
 use crate::medium::{Admission, BlockMedium, Geometry};
 use crate::task::{Command, Nexus, Outcome, Status, TaskFunction};
 
@@ -200,7 +200,7 @@ pub(super) struct UnitState {
     /// Who waits for tasks to end.
     waiting: Vec<Waker>,
     /// Another gateway owns the volume; it is so for good.
-    fenced: bool,
+    pub fenced: bool,
 }
 
 impl UnitState {
@@ -213,6 +213,11 @@ impl UnitState {
     /// Gives one to all but the nexus that caused it.
     pub fn attend_others(&mut self, cause: &Nexus, attention: Attention) {
         self.attend(|nexus| nexus.id != cause.id, attention);
+    }
+
+    /// The most urgent condition that a nexus has not been told, which counts as told now.
+    pub fn take_attention(&mut self, nexus: &Nexus) -> Option<Attention> {
+        self.nexuses.get_mut(&nexus.id)?.attentions.take()
     }
 
     /// Makes the tasks that some nexuses have under way end with TASK ABORTED.
@@ -233,10 +238,7 @@ impl UnitState {
         let operation = kind.map(|kind| kind.operation);
         // SPC-5 §5.15: these three neither report nor clear what is pending.
         let exempt = matches!(operation, Some(Op::Inquiry | Op::ReportLuns | Op::RequestSense));
-        if !exempt
-            && let Some(presence) = self.nexuses.get_mut(&nexus.id)
-            && let Some(attention) = presence.attentions.take()
-        {
+        if !exempt && let Some(attention) = self.take_attention(nexus) {
             return Err(attention.sense().into());
         }
         let Some(kind) = kind else { return Ok(()) };
@@ -528,10 +530,10 @@ impl LogicalUnit {
             Op::PersistentReserveIn => self.persistent_reserve_in(task.cdb()),
             Op::PersistentReserveOut => self.persistent_reserve_out(task).await,
             Op::Prefetch => self.prefetch(task.cdb()),
-            Op::PreventAllow => prevent_allow(task.cdb()),
+            Op::PreventAllow => basic::prevent_allow(task.cdb()),
             Op::ReadCapacity10 => self.read_capacity_10(task.cdb()),
             Op::ReadCapacity16 => Ok(self.read_capacity_16(task.cdb())),
-            Op::ReadDefectData => read_defect_data(task.cdb()),
+            Op::ReadDefectData => basic::read_defect_data(task.cdb()),
             Op::ReceiveCopyStatus => self.copy_status(task),
             Op::ReceiveCopyParameters => Ok(self.copy_parameters(task.cdb())),
             Op::ReceiveCopyFailure => self.copy_failure(task),
@@ -591,77 +593,6 @@ impl LogicalUnit {
             group_id: self.port_group().id,
         }
     }
-
-    /// TEST UNIT READY (SPC-5 §6.47).
-    fn test_unit_ready(&self) -> Result<Answer, Failure> {
-        match self.state.lock().fenced {
-            true => Err(base::ErrorKind::Fenced.into()),
-            false => Ok(Answer::done()),
-        }
-    }
-
-    /// REQUEST SENSE (SPC-5 §6.41): what is pending for the nexus, as data; reported attentions are cleared.
-    fn request_sense(&self, task: &Task<'_>) -> Answer {
-        let mut state = self.state.lock();
-        let pending = state.nexuses.get_mut(&task.nexus.id).and_then(|presence| presence.attentions.take());
-        let sense = pending.map(Attention::sense).or_else(|| state.sanitize.refusal());
-        let sense = sense.unwrap_or(Sense::new(Key::NoSense, code::NONE));
-        let cdb = task.cdb();
-        Answer::data(sense.encode(cdb.has(1, 0x01)), u32::from(cdb.byte(4)))
-    }
-
-    /// READ CAPACITY (10) (SBC-4 §5.20).
-    fn read_capacity_10(&self, cdb: Cdb<'_>) -> Result<Answer, Failure> {
-        if !cdb.has(8, 0x01) && cdb.u32(2) != 0 {
-            return Err(Sense::cdb_field(2).into());
-        }
-        let geometry = self.medium.geometry();
-        let last = u32::try_from(geometry.blocks.saturating_sub(1)).unwrap_or(u32::MAX);
-        let mut out = last.to_be_bytes().to_vec();
-        out.extend(geometry.block_size.to_be_bytes());
-        Ok(Answer::data(out, 8))
-    }
-
-    /// READ CAPACITY (16) (SBC-4 §5.21): LBPME and LBPRZ, no protection information.
-    fn read_capacity_16(&self, cdb: Cdb<'_>) -> Answer {
-        let geometry = self.medium.geometry();
-        let mut out = geometry.blocks.saturating_sub(1).to_be_bytes().to_vec();
-        out.extend(geometry.block_size.to_be_bytes());
-        out.extend([0, geometry.physical_exponent.min(15), 0x80 | 0x40, 0]);
-        out.resize(32, 0);
-        Answer::data(out, cdb.u32(10))
-    }
-
-    /// START STOP UNIT (SBC-4 §5.31). Nothing turns, and one initiator must not take the disk from another: stopping
-    /// makes everything durable and changes nothing else.
-    async fn start_stop(&self, cdb: Cdb<'_>) -> Result<Answer, Failure> {
-        if cdb.has(4, 0xf0) {
-            return Err(Sense::cdb_bit(4, 7).into()); // power conditions
-        }
-        if cdb.has(4, 0x02) {
-            return Err(Sense::cdb_bit(4, 1).into()); // LOEJ: the medium cannot be removed
-        }
-        if !cdb.has(4, 0x01) && !cdb.has(4, 0x04) {
-            self.medium.flush().await?;
-        }
-        Ok(Answer::done())
-    }
-}
-
-/// PREVENT ALLOW MEDIUM REMOVAL (SBC-4 §5.16): the medium cannot be removed anyway.
-fn prevent_allow(cdb: Cdb<'_>) -> Result<Answer, Failure> {
-    match cdb.has(4, 0x02) {
-        true => Err(Sense::cdb_bit(4, 1).into()),
-        false => Ok(Answer::done()),
-    }
-}
-
-/// READ DEFECT DATA (SBC-4 §5.22): both lists are empty, in the format that is asked for.
-fn read_defect_data(cdb: Cdb<'_>) -> Result<Answer, Failure> {
-    Ok(match cdb.opcode() {
-        0x37 => Answer::data(vec![0, cdb.byte(2) & 0x1f, 0, 0], u32::from(cdb.u16(7))),
-        _ => Answer::data(vec![0, cdb.byte(1) & 0x1f, 0, 0, 0, 0, 0, 0], cdb.u32(6)),
-    })
 }
 
 /// What a task management function leaves to the device once the transport has ended the tasks.
