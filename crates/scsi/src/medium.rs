@@ -61,7 +61,7 @@ pub trait BlockMedium: Send + Sync {
     /// The largest write, in bytes, that is there as a whole or not at all even after a crash; a power of two of at
     /// least one block, or 0 if there is no such promise. It bounds WRITE ATOMIC and COMPARE AND WRITE.
     fn atomic_bytes(&self) -> u32 {
-        64 << 10
+        1 << 20
     }
 
     /// Waits for a permission to write. May be dropped. `Busy` after ten seconds without one: the initiator is told
