@@ -21,11 +21,12 @@ async fn main() -> Result<()> {
     let size: ByteSize = words.next().as_deref().unwrap_or("1 GiB").parse()?;
     let authentication = authentication(words.next().as_deref())?;
 
-    let listen = listen
-        .parse()
-        .map_err(|e| base::Error::caused(base::ErrorKind::Invalid, format!("{listen:?} is no ADDR:PORT"), Box::new(e)))?;
+    let listen = listen.parse().map_err(|e| {
+        base::Error::caused(base::ErrorKind::Invalid, format!("{listen:?} is no ADDR:PORT"), Box::new(e))
+    })?;
     // Chance for challenges: a seed suffices for a disk that is not to keep anything.
-    let registry = TargetRegistry::new(Arc::new(SeededEntropy::new(u64::from(std::process::id()))), Limits::default());
+    let registry =
+        TargetRegistry::new(Arc::new(SeededEntropy::new(u64::from(std::process::id()))), Limits::default());
     for (number, (name, authentication)) in
         [("open", Authentication::none()), ("chap", authentication)].into_iter().enumerate()
     {

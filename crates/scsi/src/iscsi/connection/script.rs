@@ -11,7 +11,7 @@ use base::{Result, SeededEntropy, checksum};
 
 use crate::device::{Identity, LogicalUnit, TargetDevice};
 use crate::iscsi::pdu::{HEADER, Header, NO_TAG, opcode};
-use crate::iscsi::{Connection, Event, IscsiName, Limits, TaskId, TargetConfig, TargetRegistry};
+use crate::iscsi::{Connection, Event, IscsiName, Limits, TargetConfig, TargetRegistry, TaskId};
 use crate::medium::{Admission, Geometry, MemoryMedium};
 use crate::task::Outcome;
 
@@ -39,13 +39,14 @@ impl World {
     }
 
     pub fn with(limits: Limits) -> World {
-        let medium = Arc::new(MemoryMedium::new(Geometry { block_size: 512, blocks: 131_072, physical_exponent: 3 }));
+        let medium =
+            Arc::new(MemoryMedium::new(Geometry { block_size: 512, blocks: 131_072, physical_exponent: 3 }));
         let identity = Identity {
             vendor: "TIDEGATE".to_owned(),
             product: "DISK".to_owned(),
             revision: "1".to_owned(),
             serial: "1".to_owned(),
-            naa: *b"\x60123456789abcde",
+            naa: *b"\x60123456789abcdef",
         };
         let unit = now(LogicalUnit::new(identity, medium.clone())).unwrap();
         let device = Arc::new(TargetDevice::new(TARGET));
@@ -319,7 +320,15 @@ impl Initiator {
         self.command_numbered(sn, flags, itt, expected, cdb, data);
     }
 
-    pub fn command_numbered(&mut self, sn: u32, flags: u8, itt: u32, expected: u32, cdb: [u8; 16], data: &[u8]) {
+    pub fn command_numbered(
+        &mut self,
+        sn: u32,
+        flags: u8,
+        itt: u32,
+        expected: u32,
+        cdb: [u8; 16],
+        data: &[u8],
+    ) {
         let mut header = Header::new(opcode::SCSI_COMMAND, flags);
         header.set_word(16, itt);
         header.set_word(20, expected);
@@ -394,7 +403,14 @@ impl Initiator {
         let pieces: Vec<_> = data[start..start + len].chunks(262_144).collect();
         let mut at = start;
         for (sn, piece) in pieces.iter().enumerate() {
-            self.data_out(r2t.header.itt(), r2t.header.ttt(), sn + 1 == pieces.len(), sn as u32, at as u32, piece);
+            self.data_out(
+                r2t.header.itt(),
+                r2t.header.ttt(),
+                sn + 1 == pieces.len(),
+                sn as u32,
+                at as u32,
+                piece,
+            );
             at += piece.len();
         }
     }

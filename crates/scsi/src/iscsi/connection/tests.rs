@@ -94,12 +94,16 @@ fn logins_that_may_not_be_are_refused_with_the_reason() {
 fn names_and_addresses_off_the_list_see_and_reach_nothing() {
     // X06, B32.
     let world = World::new();
-    let other = AllowList { initiators: Some(["iqn.2026-01.org.example:other".parse().unwrap()].into()), ..AllowList::default() };
+    let other = AllowList {
+        initiators: Some(["iqn.2026-01.org.example:other".parse().unwrap()].into()),
+        ..AllowList::default()
+    };
     let far = AllowList { networks: vec!["10.0.0.0/8".parse().unwrap()], ..AllowList::default() };
     for allow in [other, far] {
         world.registry.update(TargetConfig { allow, ..world.config.clone() }).unwrap();
         let mut i = world.connect();
-        let status = i.login_step(0x87, &[("InitiatorName", INITIATOR), ("TargetName", TARGET)]).login_status();
+        let status =
+            i.login_step(0x87, &[("InitiatorName", INITIATOR), ("TargetName", TARGET)]).login_status();
         assert_eq!(status, 0x0202);
         let mut i = world.connect();
         i.login_step(0x87, &[("InitiatorName", INITIATOR), ("SessionType", "Discovery")]);
@@ -109,7 +113,8 @@ fn names_and_addresses_off_the_list_see_and_reach_nothing() {
     let allow = AllowList { networks: vec!["10.0.0.0/8".parse().unwrap()], ..AllowList::default() };
     world.registry.set_discovery(Discovery { allow, ..Discovery::default() });
     let mut i = world.connect();
-    let status = i.login_step(0x87, &[("InitiatorName", INITIATOR), ("SessionType", "Discovery")]).login_status();
+    let status =
+        i.login_step(0x87, &[("InitiatorName", INITIATOR), ("SessionType", "Discovery")]).login_status();
     assert_eq!(status, 0x0202);
 }
 
@@ -157,12 +162,20 @@ fn send_targets_names_the_portal_that_was_used() {
     ] {
         i.text(2, NO_TAG, format!("{asked}\0").as_bytes());
         let response = i.one();
-        assert_eq!((response.header.opcode(), response.header.flags(), response.text()), (opcode::TEXT_RESPONSE, 0x80, answer));
+        assert_eq!(
+            (response.header.opcode(), response.header.flags(), response.text()),
+            (opcode::TEXT_RESPONSE, 0x80, answer)
+        );
     }
-    let portals = crate::iscsi::Portals(vec!["198.51.100.1:3260".parse().unwrap(), "[2001:db8::1]:3261".parse().unwrap()]);
+    let portals = crate::iscsi::Portals(vec![
+        "198.51.100.1:3260".parse().unwrap(),
+        "[2001:db8::1]:3261".parse().unwrap(),
+    ]);
     world.registry.update(TargetConfig { portals, ..world.config.clone() }).unwrap();
     i.text(3, NO_TAG, b"SendTargets=All\0");
-    assert!(i.one().text().ends_with("TargetAddress=198.51.100.1:3260,1\nTargetAddress=[2001:db8::1]:3261,1\n"));
+    assert!(
+        i.one().text().ends_with("TargetAddress=198.51.100.1:3260,1\nTargetAddress=[2001:db8::1]:3261,1\n")
+    );
     let mut i = world.login(&[]);
     i.text(4, NO_TAG, b"SendTargets=\0");
     assert!(i.one().text().starts_with(&format!("TargetName={TARGET}\n")));
@@ -178,7 +191,10 @@ fn long_lists_come_in_pieces() {
         world.registry.add(TargetConfig { name, ..world.config.clone() }).unwrap();
     }
     let mut i = world.connect();
-    i.login_step(0x87, &[("InitiatorName", INITIATOR), ("SessionType", "Discovery"), ("MaxRecvDataSegmentLength", "512")]);
+    i.login_step(
+        0x87,
+        &[("InitiatorName", INITIATOR), ("SessionType", "Discovery"), ("MaxRecvDataSegmentLength", "512")],
+    );
     i.text(7, NO_TAG, b"SendTargets=All\0");
     let mut all = Vec::new();
     loop {
@@ -222,7 +238,10 @@ fn reads_bring_data_and_status_together() {
     let data = pattern(1, 65536);
     i.write(1, 100, 128, &data[..8192]);
     let r2t = i.one();
-    assert_eq!((r2t.header.opcode(), r2t.header.word(40), r2t.header.word(44)), (opcode::R2T, 8192, 65536 - 8192));
+    assert_eq!(
+        (r2t.header.opcode(), r2t.header.word(40), r2t.header.word(44)),
+        (opcode::R2T, 8192, 65536 - 8192)
+    );
     i.data_out(1, r2t.header.ttt(), true, 0, 8192, &data[8192..]);
     assert_eq!(i.one().scsi_status(), GOOD);
     i.read(2, 100, 128);
@@ -259,7 +278,10 @@ fn residuals_say_what_was_not_moved() {
     // A read that the initiator calls a write: the data is taken and nothing is brought.
     i.command(0xa0, 4, 512, cdb10(0x28, 0, 1), &[1; 512]);
     let last = i.one();
-    assert_eq!((last.header.opcode(), last.header.flags(), last.header.word(44)), (opcode::SCSI_RESPONSE, 0x82, 512));
+    assert_eq!(
+        (last.header.opcode(), last.header.flags(), last.header.word(44)),
+        (opcode::SCSI_RESPONSE, 0x82, 512)
+    );
 }
 
 #[test]
@@ -267,10 +289,32 @@ fn data_comes_immediately_unasked_and_asked_for() {
     let world = World::new();
     let data = pattern(2, 131_072);
     for (keys, immediate, unsolicited) in [
-        (&[("InitialR2T", "No"), ("FirstBurstLength", "16384"), ("MaxBurstLength", "32768")][..], 4096, 16384),
-        (&[("InitialR2T", "No"), ("ImmediateData", "No"), ("FirstBurstLength", "8192"), ("MaxBurstLength", "65536")], 0, 8192),
+        (
+            &[("InitialR2T", "No"), ("FirstBurstLength", "16384"), ("MaxBurstLength", "32768")][..],
+            4096,
+            16384,
+        ),
+        (
+            &[
+                ("InitialR2T", "No"),
+                ("ImmediateData", "No"),
+                ("FirstBurstLength", "8192"),
+                ("MaxBurstLength", "65536"),
+            ],
+            0,
+            8192,
+        ),
         (&[("ImmediateData", "No"), ("MaxBurstLength", "65536"), ("MaxOutstandingR2T", "8")], 0, 0),
-        (&[("MaxOutstandingR2T", "8"), ("MaxBurstLength", "16384"), ("DataDigest", "CRC32C"), ("HeaderDigest", "CRC32C")], 65536, 65536),
+        (
+            &[
+                ("MaxOutstandingR2T", "8"),
+                ("MaxBurstLength", "16384"),
+                ("DataDigest", "CRC32C"),
+                ("HeaderDigest", "CRC32C"),
+            ],
+            65536,
+            65536,
+        ),
     ] {
         let mut i = world.login(keys);
         let flags = if unsolicited > immediate { 0x20 } else { 0xa0 };
@@ -324,7 +368,13 @@ fn data_out_of_order_ends_the_task_and_writes_nothing() {
     let world = World::new();
     let mut i = world.login(&[("InitialR2T", "No"), ("ImmediateData", "No")]);
     // DataSN, offset and length of two Data-Out PDUs of 512 bytes
-    for wrong in [[(0, 0, 512), (0, 512, 512)], [(27, 0, 512), (28, 512, 512)], [(1, 0, 512), (0, 512, 512)], [(0, 512, 512), (1, 0, 512)], [(0, 0, 512), (1, 512, 1024)]] {
+    for wrong in [
+        [(0, 0, 512), (0, 512, 512)],
+        [(27, 0, 512), (28, 512, 512)],
+        [(1, 0, 512), (0, 512, 512)],
+        [(0, 512, 512), (1, 0, 512)],
+        [(0, 0, 512), (1, 512, 1024)],
+    ] {
         i.command(0x20, 1, 1024, cdb10(0x2a, 0, 2), &[]);
         for (n, (sn, offset, len)) in wrong.into_iter().enumerate() {
             assert_eq!(i.receive().len(), 0, "the status waits until the initiator has ended");
@@ -453,7 +503,10 @@ fn a_session_holds_no_more_data_than_its_budget() {
     let data = pattern(6, 786_432);
     i.write_burst(&r2t, &data);
     let pdus = i.receive();
-    assert_eq!((pdus[0].scsi_status(), pdus[1].header.opcode(), pdus[1].header.itt()), (GOOD, opcode::R2T, 2));
+    assert_eq!(
+        (pdus[0].scsi_status(), pdus[1].header.opcode(), pdus[1].header.itt()),
+        (GOOD, opcode::R2T, 2)
+    );
     i.write_burst(&pdus[1], &data);
     assert_eq!(i.one().scsi_status(), GOOD);
     assert!(read_back(&mut i, 4096, 1536) == data);
@@ -467,7 +520,10 @@ fn an_abort_drops_waiting_tasks_and_waits_for_running_ones() {
     let r2t = i.one();
     i.function(1, 2, 1, i.cmd_sn - 1);
     let answer = i.one();
-    assert_eq!((answer.header.opcode(), answer.header.0[2], answer.header.itt()), (opcode::TASK_MANAGEMENT_RESPONSE, 0, 2));
+    assert_eq!(
+        (answer.header.opcode(), answer.header.0[2], answer.header.itt()),
+        (opcode::TASK_MANAGEMENT_RESPONSE, 0, 2)
+    );
     i.data_out(1, r2t.header.ttt(), true, 0, 0, &[1; 512]);
     assert_eq!(i.receive().len(), 0, "late data is discarded");
     world.medium.set_cold(true);
@@ -493,7 +549,10 @@ fn aborting_a_command_that_never_came_fills_its_place() {
     i.cmd_sn = sn + 2;
     i.function(1, 3, 77, sn);
     let tags: Vec<_> = i.receive().iter().map(|p| (p.header.opcode(), p.header.itt())).collect();
-    assert!(tags.contains(&(opcode::SCSI_RESPONSE, 2)) && tags.contains(&(opcode::TASK_MANAGEMENT_RESPONSE, 3)), "{tags:?}");
+    assert!(
+        tags.contains(&(opcode::SCSI_RESPONSE, 2)) && tags.contains(&(opcode::TASK_MANAGEMENT_RESPONSE, 3)),
+        "{tags:?}"
+    );
 }
 
 #[test]
@@ -661,12 +720,18 @@ fn the_operator_can_ask_for_a_logout_and_take_a_target_away() {
     let mut i = world.login(&[]);
     world.registry.request_logout(5);
     let message = i.one();
-    assert_eq!((message.header.opcode(), message.header.0[36], message.header.word(40)), (opcode::ASYNC_MESSAGE, 1, 5));
+    assert_eq!(
+        (message.header.opcode(), message.header.0[36], message.header.word(40)),
+        (opcode::ASYNC_MESSAGE, 1, 5)
+    );
     world.registry.remove(&TARGET.parse().unwrap()).unwrap();
     i.pump();
     assert!(i.connection.is_closing());
     let mut i = world.connect();
-    assert_eq!(i.login_step(0x87, &[("InitiatorName", INITIATOR), ("TargetName", TARGET)]).login_status(), 0x0203);
+    assert_eq!(
+        i.login_step(0x87, &[("InitiatorName", INITIATOR), ("TargetName", TARGET)]).login_status(),
+        0x0203
+    );
 }
 
 #[test]
@@ -698,7 +763,12 @@ fn conversation() -> Vec<u8> {
     };
     let write = u32::from_be_bytes([0x2a, 0, 0, 0]);
     for n in 0..6 {
-        put(opcode::SCSI_COMMAND, 0x20, &[(16, n), (20, 4096), (24, 10 + n), (32, write), (39, 8 << 8)], &[1; 1024]);
+        put(
+            opcode::SCSI_COMMAND,
+            0x20,
+            &[(16, n), (20, 4096), (24, 10 + n), (32, write), (39, 8 << 8)],
+            &[1; 1024],
+        );
         put(opcode::DATA_OUT, 0x80, &[(16, n), (20, NO_TAG), (40, 1024)], &[2; 3072]);
         put(opcode::NOP_OUT | 0x40, 0x80, &[(16, 50 + n), (20, NO_TAG)], b"hello");
         put(opcode::TASK_MANAGEMENT | 0x40, 0x81, &[(16, 60 + n), (20, n), (24, 11 + n)], &[]);

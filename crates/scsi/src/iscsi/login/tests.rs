@@ -61,7 +61,11 @@ fn who_does_not_prove_it_stays_outside() {
         let mut i = world.connect();
         let (id, challenge) = challenged(&mut i, "5");
         let proof = digest(Algorithm::Md5, id, secret, &challenge);
-        assert_eq!(i.login_step(0x87, &[("CHAP_N", name), ("CHAP_R", &proof)]).login_status(), 0x0201, "{name}");
+        assert_eq!(
+            i.login_step(0x87, &[("CHAP_N", name), ("CHAP_R", &proof)]).login_status(),
+            0x0201,
+            "{name}"
+        );
         assert_eq!(world.registry.sessions().len(), 0);
     }
     let names = [("InitiatorName", INITIATOR), ("TargetName", TARGET)];
@@ -105,13 +109,23 @@ fn mutual_chap_proves_the_target_too() {
     let mut i = world.connect();
     let (id, challenge) = challenged(&mut i, "7,5");
     let proof = digest(Algorithm::Sha256, id, USER, &challenge);
-    let keys = [("CHAP_N", "user"), ("CHAP_R", proof.as_str()), ("CHAP_I", "9"), ("CHAP_C", "0x000102030405060708090a0b0c0d0e0f")];
+    let keys = [
+        ("CHAP_N", "user"),
+        ("CHAP_R", proof.as_str()),
+        ("CHAP_I", "9"),
+        ("CHAP_C", "0x000102030405060708090a0b0c0d0e0f"),
+    ];
     let response = i.login_step(0x87, &keys);
     assert_eq!(response.login_status(), 0x020b, "the stage was 0, not 1");
     let mut i = world.connect();
     let (id, challenge) = challenged(&mut i, "7,5");
     let proof = digest(Algorithm::Sha256, id, USER, &challenge);
-    let keys = [("CHAP_N", "user"), ("CHAP_R", proof.as_str()), ("CHAP_I", "9"), ("CHAP_C", "0x000102030405060708090a0b0c0d0e0f")];
+    let keys = [
+        ("CHAP_N", "user"),
+        ("CHAP_R", proof.as_str()),
+        ("CHAP_I", "9"),
+        ("CHAP_C", "0x000102030405060708090a0b0c0d0e0f"),
+    ];
     let response = i.login_step(0x81, &keys);
     assert_eq!(response.login_status(), 0);
     let ours: Vec<u8> = (0..16).collect();
@@ -154,7 +168,11 @@ fn discovery_has_secrets_of_its_own() {
     let challenge = binary(&value(&response, "CHAP_C").unwrap(), 1024).unwrap();
     let proof = digest(Algorithm::Md5, id, USER, &challenge);
     let response = i.login_step(0x83, &[("CHAP_N", "user"), ("CHAP_R", &proof)]);
-    assert_eq!((response.login_status(), response.header.flags()), (0, 0x83), "straight to the full feature phase");
+    assert_eq!(
+        (response.login_status(), response.header.flags()),
+        (0, 0x83),
+        "straight to the full feature phase"
+    );
     i.text(1, crate::iscsi::pdu::NO_TAG, b"SendTargets=All\0");
     assert!(i.one().text().contains(TARGET));
 }
