@@ -107,7 +107,9 @@ impl FromStr for Network {
 
     fn from_str(text: &str) -> Result<Network, Error> {
         let wrong = || {
-            Error::invalid(format!("{text:?} is no network: write an address, or one with a prefix as in 10.0.0.0/8"))
+            Error::invalid(format!(
+                "{text:?} is no network: write an address, or one with a prefix as in 10.0.0.0/8"
+            ))
         };
         let (address, prefix) = match text.split_once('/') {
             Some((address, prefix)) => (address, Some(prefix)),

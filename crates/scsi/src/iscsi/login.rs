@@ -365,7 +365,10 @@ impl Login {
 
 /// Keys that say something and ask for no answer.
 fn is_declaration(key: &str) -> bool {
-    matches!(key, "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" | "TargetAlias" | "TargetAddress")
+    matches!(
+        key,
+        "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType" | "TargetAlias" | "TargetAddress"
+    )
 }
 
 /// Whether the initiator knows the secret of the name it gives. An unknown name takes the same path.

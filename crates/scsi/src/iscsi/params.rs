@@ -51,7 +51,9 @@ impl Params {
             return out.push(key, "Irrelevant");
         }
         match key {
-            "HeaderDigest" => self.header_digest = answer_digest(key, value, out).unwrap_or(self.header_digest),
+            "HeaderDigest" => {
+                self.header_digest = answer_digest(key, value, out).unwrap_or(self.header_digest)
+            }
             "DataDigest" => self.data_digest = answer_digest(key, value, out).unwrap_or(self.data_digest),
             "MaxRecvDataSegmentLength" => match ranged(value, 512, LONGEST) {
                 // Declared, not negotiated: nothing is answered to a right value.
@@ -68,7 +70,9 @@ impl Params {
                 set(&mut self.first_burst, answer_number(key, value, 512..=LONGEST, |n| n.min(most), out));
             }
             "InitialR2T" => set(&mut self.initial_r2t, answer_boolean(key, value, |theirs| theirs, out)),
-            "ImmediateData" => set(&mut self.immediate_data, answer_boolean(key, value, |theirs| theirs, out)),
+            "ImmediateData" => {
+                set(&mut self.immediate_data, answer_boolean(key, value, |theirs| theirs, out))
+            }
             "DataPDUInOrder" | "DataSequenceInOrder" => {
                 answer_boolean(key, value, |_| true, out);
             }
@@ -76,9 +80,13 @@ impl Params {
                 let most = limits.outstanding_r2t;
                 set(&mut self.outstanding_r2t, answer_number(key, value, 1..=65_535, |n| n.min(most), out));
             }
-            "DefaultTime2Wait" => set(&mut self.time2wait, answer_number(key, value, 0..=3600, |n| n.max(2), out)),
+            "DefaultTime2Wait" => {
+                set(&mut self.time2wait, answer_number(key, value, 0..=3600, |n| n.max(2), out))
+            }
             // Nothing is kept for a lost connection: ErrorRecoveryLevel is 0.
-            "DefaultTime2Retain" => set(&mut self.time2retain, answer_number(key, value, 0..=3600, |_| 0, out)),
+            "DefaultTime2Retain" => {
+                set(&mut self.time2retain, answer_number(key, value, 0..=3600, |_| 0, out))
+            }
             "MaxConnections" => {
                 answer_number(key, value, 1..=65_535, |_| 1, out);
             }
@@ -140,11 +148,14 @@ fn answer_number(
 
 fn answer_boolean(key: &str, value: &str, result: impl Fn(bool) -> bool, out: &mut Text) -> Option<bool> {
     let agreed = boolean(value).map(result);
-    out.push(key, match agreed {
-        Some(true) => "Yes",
-        Some(false) => "No",
-        None => "Reject",
-    });
+    out.push(
+        key,
+        match agreed {
+            Some(true) => "Yes",
+            Some(false) => "No",
+            None => "Reject",
+        },
+    );
     agreed
 }
 

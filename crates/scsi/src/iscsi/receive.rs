@@ -40,7 +40,11 @@ enum State {
     Header,
     /// A header was handed out; where its data goes is not known yet.
     Landing(Header),
-    Data { header: Header, landing: Landing, got: usize },
+    Data {
+        header: Header,
+        landing: Landing,
+        got: usize,
+    },
 }
 
 pub(super) struct Receiver {

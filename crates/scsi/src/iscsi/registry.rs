@@ -148,7 +148,10 @@ impl TargetRegistry {
         let config = Arc::new(config);
         *target.config.write() = config.clone();
         for session in self.sessions_on(&config.name) {
-            let same = session.device.as_ref().is_some_and(|d| Arc::ptr_eq(d, config.device_for(&session.initiator)));
+            let same = session
+                .device
+                .as_ref()
+                .is_some_and(|d| Arc::ptr_eq(d, config.device_for(&session.initiator)));
             if !same || !config.allow.admits(&session.initiator, session.peer.ip()) {
                 session.mailbox.post(Notice::Close { ticket: None });
             }
@@ -217,7 +220,10 @@ impl TargetRegistry {
         });
         let mut sessions = self.sessions.lock();
         let older = sessions.values().filter(|s| {
-            s.target.is_some() && s.target == handle.target && s.initiator == handle.initiator && s.isid == handle.isid
+            s.target.is_some()
+                && s.target == handle.target
+                && s.initiator == handle.initiator
+                && s.isid == handle.isid
         });
         let mut replaced = 0;
         for older in older {

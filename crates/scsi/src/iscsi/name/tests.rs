@@ -20,9 +20,25 @@ fn names_of_all_three_kinds_are_read_and_normalized() {
 fn malformed_names_are_refused() {
     let long = format!("iqn.2001-04.com.acme:{}", "x".repeat(203));
     for text in [
-        "", "iqn", "iqn.", "iqn.2001-04", "iqn.2001-04.", "iqn.2001-13.com.a", "iqn.2001-00.com.a", "iqn.201-04.com.a",
-        "iqn.2001-4.com.a", "iqn.2001-04..a", "iqn.2001-04.com.a b", "iqn.2001-04.com.a:b_c", "iqn.2001-04.com.a:b/c",
-        "eui.0200", "eui.02004567A425678G", "naa.5200", "naa.52004567BA64678D0", "disk", &long,
+        "",
+        "iqn",
+        "iqn.",
+        "iqn.2001-04",
+        "iqn.2001-04.",
+        "iqn.2001-13.com.a",
+        "iqn.2001-00.com.a",
+        "iqn.201-04.com.a",
+        "iqn.2001-4.com.a",
+        "iqn.2001-04..a",
+        "iqn.2001-04.com.a b",
+        "iqn.2001-04.com.a:b_c",
+        "iqn.2001-04.com.a:b/c",
+        "eui.0200",
+        "eui.02004567A425678G",
+        "naa.5200",
+        "naa.52004567BA64678D0",
+        "disk",
+        &long,
     ] {
         assert!(text.parse::<IscsiName>().is_err(), "{text}");
     }

@@ -24,8 +24,9 @@ fn what_goes_in_comes_out_however_it_is_sent() {
     for i in 0..2000u32 {
         let mut header = Header::new(opcode::DATA_IN, 0);
         header.set_word(16, i);
-        let parts: Vec<Bytes> =
-            (0..chance.below(3)).map(|_| Bytes::from(vec![chance.next_u64() as u8; chance.below(2000) as usize])).collect();
+        let parts: Vec<Bytes> = (0..chance.below(3))
+            .map(|_| Bytes::from(vec![chance.next_u64() as u8; chance.below(2000) as usize]))
+            .collect();
         output.put(header, &parts);
         let data = parts.concat();
         header.set_data_len(data.len());

@@ -18,7 +18,9 @@ fn additional_headers_are_read_or_refused() {
     let both = [&[0, 3, 1, 0, 7, 8, 0, 0][..], &bidirectional].concat();
     assert_eq!(decode_additional(&both), Some(Additional { cdb: vec![7, 8], read_len: Some(0x1000) }));
     assert_eq!(decode_additional(&[]), Some(Additional::default()));
-    for wrong in [&[0, 0, 1, 0][..], &[0, 9, 1, 0, 1, 2, 3, 4], &[0, 1, 9, 0], &[1, 2], &[0, 4, 2, 0, 1, 2, 3, 0]] {
+    for wrong in
+        [&[0, 0, 1, 0][..], &[0, 9, 1, 0, 1, 2, 3, 4], &[0, 1, 9, 0], &[1, 2], &[0, 4, 2, 0, 1, 2, 3, 0]]
+    {
         assert_eq!(decode_additional(wrong), None, "{wrong:?}");
     }
 }

@@ -74,7 +74,8 @@ impl Session {
         if self.tasks.find(header.itt()).is_some() {
             return Err(RejectReason::TaskInProgress);
         }
-        if header.immediate() && self.tasks.len() >= self.windowed as usize + self.held.len() + MOST_IMMEDIATE {
+        if header.immediate() && self.tasks.len() >= self.windowed as usize + self.held.len() + MOST_IMMEDIATE
+        {
             return Err(RejectReason::TooManyImmediateCommands);
         }
         match header.itt() {

@@ -68,7 +68,9 @@ impl Session {
             TaskFunction::ClearTaskSet | TaskFunction::LogicalUnitReset => {
                 self.abort_everywhere(Some(lun_number(header.lun())), &gate);
             }
-            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => self.abort_everywhere(None, &gate),
+            TaskFunction::TargetWarmReset | TaskFunction::TargetColdReset => {
+                self.abort_everywhere(None, &gate)
+            }
         }
         self.functions.push(function);
         self.feed_starved(out);

@@ -318,7 +318,9 @@ impl Session {
                 continue;
             }
             let backlog = out.pending() + self.running_in;
-            if task.expected_in > 0 && backlog > 0 && backlog + task.expected_in as usize > self.limits.session_bytes
+            if task.expected_in > 0
+                && backlog > 0
+                && backlog + task.expected_in as usize > self.limits.session_bytes
             {
                 self.ready.push_front(id);
                 return None;

@@ -72,7 +72,8 @@ impl Session {
         } else if task.expected_in > 0 || outcome.transfer > 0 {
             (flags, count) = residual(u64::from(task.expected_in), outcome.transfer, OVERFLOW, UNDERFLOW);
         }
-        let collapsed = len > 0 && outcome.status == Status::Good && outcome.sense.is_empty() && !task.bidirectional;
+        let collapsed =
+            len > 0 && outcome.status == Status::Good && outcome.sense.is_empty() && !task.bidirectional;
         let mut pdus = 0;
         if len > 0 {
             let status = collapsed.then_some((flags, count));

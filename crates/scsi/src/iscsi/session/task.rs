@@ -168,8 +168,7 @@ impl Tasks {
 
     /// The tasks that a test selects, in order of arrival.
     pub(super) fn select(&self, wanted: impl Fn(&Task) -> bool) -> Vec<TaskId> {
-        let mut found: Vec<_> =
-            self.iter().filter(|(_, t)| wanted(t)).map(|(id, t)| (t.order, id)).collect();
+        let mut found: Vec<_> = self.iter().filter(|(_, t)| wanted(t)).map(|(id, t)| (t.order, id)).collect();
         found.sort_unstable();
         found.into_iter().map(|(_, id)| id).collect()
     }

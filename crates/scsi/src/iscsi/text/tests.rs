@@ -31,7 +31,13 @@ fn binary_values_come_in_hex_and_base64() {
     assert_eq!(binary("0x0102fF", 16), Some(vec![1, 2, 255]));
     assert_eq!(binary("0x123", 16), Some(vec![1, 0x23]));
     // RFC 4648 §10.
-    for (text, plain) in [("0bZg==", "f"), ("0bZm8=", "fo"), ("0bZm9v", "foo"), ("0bZm9vYg==", "foob"), ("0bZm9vYmFy", "foobar")] {
+    for (text, plain) in [
+        ("0bZg==", "f"),
+        ("0bZm8=", "fo"),
+        ("0bZm9v", "foo"),
+        ("0bZm9vYg==", "foob"),
+        ("0bZm9vYmFy", "foobar"),
+    ] {
         assert_eq!(binary(text, 16).as_deref(), Some(plain.as_bytes()), "{text}");
     }
     for wrong in ["", "0x", "0b", "12", "0xzz", "0bZ", "0bZg=", "0b====", "0x0102030405", "é0"] {
