@@ -17,7 +17,8 @@ const FUA: u8 = 0x08;
 impl LogicalUnit {
     pub(super) async fn compare_and_write(&self, task: &mut Task<'_>) -> Result<Answer, Failure> {
         let (extent, geometry) = self.extent(task.cdb())?;
-        if extent.blocks > u64::from(self.limits().compare) {
+        let no_blocks_for_data = extent.blocks == 0 && !task.command.data_out.is_empty();
+        if no_blocks_for_data || extent.blocks > u64::from(self.limits().compare) {
             return Err(Sense::cdb_field(13).into());
         }
         self.check_writable()?;

@@ -121,7 +121,7 @@ impl Subject<'_> {
         let mut out = vec![0; 60];
         let mut put = |at: usize, bytes: &[u8]| out[at - 4..at - 4 + bytes.len()].copy_from_slice(bytes);
         let granularity = 1u32 << self.geometry.physical_exponent.min(15);
-        put(5, &[self.limits.compare]);
+        put(4, &[0x01, self.limits.compare]); // WSNZ
         put(6, &(granularity as u16).to_be_bytes());
         put(8, &self.limits.transfer.to_be_bytes());
         put(12, &self.limits.optimal_transfer.to_be_bytes());

@@ -35,9 +35,8 @@ impl LogicalUnit {
             return Err(Sense::cdb_bit(1, 4).into());
         }
         let (extent, geometry) = self.extent(cdb)?;
-        // WSNZ is 0: no blocks means all from there to the end.
-        let blocks = if extent.blocks == 0 { geometry.blocks - extent.lba } else { extent.blocks };
-        if blocks > self.limits().write_same {
+        // WSNZ is 1: "no blocks" does not mean "all to the end" here.
+        if extent.blocks == 0 || extent.blocks > self.limits().write_same {
             return Err(Sense::cdb_field(length_field(cdb)).into());
         }
         self.check_writable()?;
@@ -46,10 +45,11 @@ impl LogicalUnit {
             return Err(Failure::short_data(size));
         }
         let block = task.command.data_out.concat();
+        // What is read afterwards is what was sent, UNMAP or not: only zeroes can be had by unmapping (LBPRZ).
         if block.iter().all(|b| *b == 0) {
-            self.medium.zero(extent.lba, blocks, unmap && !anchor).await?;
+            self.medium.zero(extent.lba, extent.blocks, unmap && !anchor).await?;
         } else {
-            self.fill(extent.lba, blocks, &block).await?;
+            self.fill(extent.lba, extent.blocks, &block).await?;
         }
         Ok(Answer::moved(size))
     }

@@ -28,8 +28,8 @@ use crate::task::{Command, Nexus, Outcome, Status, TaskFunction};
 const MAX_TRANSFER: u32 = 16 << 20;
 /// What moves best, in bytes (OPTIMAL TRANSFER LENGTH).
 const OPTIMAL_TRANSFER: u32 = 1 << 20;
-/// The most that one WRITE SAME fills, in bytes: seconds at the speed of a disk.
-const MAX_WRITE_SAME: u64 = 1 << 30;
+/// The most that one WRITE SAME fills, in blocks: what the 10-byte command can say, in whole physical blocks.
+const MAX_WRITE_SAME: u64 = 0xfff8;
 /// Ranges in one UNMAP.
 const MAX_UNMAP_DESCRIPTORS: u32 = 1024;
 
@@ -345,7 +345,7 @@ impl LogicalUnit {
         Limits {
             transfer: MAX_TRANSFER / size,
             optimal_transfer: OPTIMAL_TRANSFER / size,
-            write_same: MAX_WRITE_SAME / u64::from(size),
+            write_same: MAX_WRITE_SAME,
             atomic,
             compare: u8::try_from(atomic).unwrap_or(u8::MAX),
             unmap_descriptors: MAX_UNMAP_DESCRIPTORS,
