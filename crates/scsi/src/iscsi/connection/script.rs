@@ -1,5 +1,6 @@
 //! A scripted initiator and a world for it: both ends in memory.
 
+use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -31,6 +32,7 @@ pub struct World {
     pub registry: Arc<TargetRegistry>,
     pub medium: Arc<MemoryMedium>,
     pub config: TargetConfig,
+    connections: Cell<u8>,
 }
 
 impl World {
@@ -54,17 +56,18 @@ impl World {
         let registry = TargetRegistry::new(Arc::new(SeededEntropy::new(1)), limits);
         let config = TargetConfig::open(TARGET.parse::<IscsiName>().unwrap(), device);
         registry.add(config.clone()).unwrap();
-        World { registry, medium, config }
+        World { registry, medium, config, connections: Cell::new(0) }
     }
 
-    /// A connection that has not logged in.
+    /// A connection that has not logged in, with an ISID of its own.
     pub fn connect(&self) -> Initiator {
+        self.connections.set(self.connections.get() + 1);
         let peer: SocketAddr = "192.0.2.7:50000".parse().unwrap();
         let local: SocketAddr = "192.0.2.1:3260".parse().unwrap();
         Initiator {
             connection: Connection::new(self.registry.clone(), peer, local, Duration::ZERO),
             time: Duration::ZERO,
-            isid: [0x80, 0, 0, 0, 0, 1],
+            isid: [0x80, 0, 0, 0, 0, self.connections.get()],
             cmd_sn: 10,
             header_digest: false,
             data_digest: false,

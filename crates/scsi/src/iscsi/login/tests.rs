@@ -62,7 +62,7 @@ fn who_does_not_prove_it_stays_outside() {
         let (id, challenge) = challenged(&mut i, "5");
         let proof = digest(Algorithm::Md5, id, secret, &challenge);
         assert_eq!(
-            i.login_step(0x87, &[("CHAP_N", name), ("CHAP_R", &proof)]).login_status(),
+            i.login_step(0x81, &[("CHAP_N", name), ("CHAP_R", &proof)]).login_status(),
             0x0201,
             "{name}"
         );

@@ -64,9 +64,7 @@ impl Session {
             let (flag, n) = residual(u64::from(task.expected_out), outcome.transfer, OVERFLOW, UNDERFLOW);
             (flags, count, bidi) = (read_flag | flag, n, read_count);
         } else if task.expected_out > 0 {
-            // A command that reads although the initiator said that it writes took nothing of what was sent.
-            let moved = if brought > 0 { 0 } else { outcome.transfer };
-            (flags, count) = residual(u64::from(task.expected_out), moved, OVERFLOW, UNDERFLOW);
+            (flags, count) = residual(u64::from(task.expected_out), outcome.transfer, OVERFLOW, UNDERFLOW);
         } else if task.expected_in > 0 || outcome.transfer > 0 {
             (flags, count) = residual(u64::from(task.expected_in), outcome.transfer, OVERFLOW, UNDERFLOW);
         }
