@@ -346,7 +346,7 @@ impl Destager {
         }
         let mut draft = self.draft(Kind::Data, first, last);
         draft.size = segment.header.size;
-        let object = self.core.env.spool.get(segment.image, &segment.name, None).await?;
+        let object = self.core.env.spool.get(segment.image, &segment.name, 0..segment.bytes).await?;
         let sealed = crate::outgoing::reseal(&segment, &object, draft)?;
         let (dirty, created) = (segment.bytes, segment.header.created);
         self.push(sealed, draft, dirty, Some(created));

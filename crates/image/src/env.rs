@@ -21,7 +21,7 @@ pub struct Env {
     /// The disk's local segments.
     pub spool: Arc<Spool>,
     /// The disk's clean cache.
-    pub cache: Arc<Cache>,
+    pub cache: Cache,
     /// Memory for data that is dirty.
     pub memory: Arc<DirtyMemory>,
     /// This gateway.

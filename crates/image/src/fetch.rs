@@ -7,7 +7,7 @@ use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
 use bytes::Bytes;
 use chain::{Page, PageRef, decode_frame, name};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use local::{CacheRead, LineKey};
+use local::{LineKey, Lookup};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -58,10 +58,10 @@ impl Core {
                 }
                 Source::Spooled { .. } => return None,
                 Source::Stored { frame, skip } => {
-                    let offset = (skip * base::SECTOR) as u32;
-                    match self.env.cache.try_read(&frame.key(), offset, run.bytes() as u32) {
-                        CacheRead::Hit(bytes) => out.push(bytes),
-                        CacheRead::Miss | CacheRead::WouldBlock => return None,
+                    let offset = (skip * base::SECTOR) as usize;
+                    match self.env.cache.try_read(frame.key(), offset, run.bytes() as usize) {
+                        Lookup::Hit(bytes) => out.push(bytes),
+                        Lookup::Miss | Lookup::WouldBlock => return None,
                     }
                 }
             }
@@ -217,7 +217,7 @@ impl Core {
         let at = u64::from(segment.offsets[frame as usize]);
         let frame = &segment.header.frames[frame as usize];
         let range = at..at + u64::from(frame.stored);
-        let stored = self.env.spool.get(segment.image, &segment.name, Some(range)).await?;
+        let stored = self.env.spool.get(segment.image, &segment.name, range).await?;
         decode_frame(frame, stored).map_err(|e| e.within(format!("local segment {} at offset {at}", segment.name)))
     }
 
@@ -240,7 +240,7 @@ impl Core {
     }
 
     async fn cached(&self, frame: &StoredFrame) -> Option<Bytes> {
-        self.env.cache.read(&frame.key(), 0, frame.frame.raw).await
+        self.env.cache.read(frame.key(), 0, frame.frame.raw as usize).await
     }
 
     /// Fetches neighbouring frames of one segment. Frames that somebody else is fetching are waited for.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base::{ByteSize, Epoch, ImageId, Result};
 
-use crate::env::Env;
+use local::Spool;
 
 /// One abandoned tail of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,23 +20,23 @@ pub struct Fork {
 }
 
 /// The forks of `image` that this disk holds, if `current` is the first epoch of the run that goes on.
-pub async fn forks(env: &Env, image: ImageId, current: Epoch) -> Result<Vec<Fork>> {
+pub fn forks(spool: &Spool, image: ImageId, current: Epoch) -> Vec<Fork> {
     let mut forks: BTreeMap<Epoch, Fork> = BTreeMap::new();
-    for (name, size) in env.spool.list(image).await? {
-        let Some(epoch) = epoch_of(&name).filter(|epoch| *epoch < current) else { continue };
+    for file in spool.list(image) {
+        let Some(epoch) = epoch_of(&file.name).filter(|epoch| *epoch < current) else { continue };
         let fork =
             forks.entry(epoch).or_insert_with(|| Fork { image, epoch, segments: 0, size: ByteSize(0) });
         fork.segments += 1;
-        fork.size.0 += size;
+        fork.size.0 += file.len;
     }
-    Ok(forks.into_values().collect())
+    forks.into_values().collect()
 }
 
 /// Gives a fork up for good.
-pub async fn discard_fork(env: &Env, image: ImageId, epoch: Epoch) -> Result<()> {
-    for (name, _) in env.spool.list(image).await? {
-        if epoch_of(&name) == Some(epoch) {
-            env.spool.remove(image, &name).await?;
+pub async fn discard_fork(spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
+    for file in spool.list(image) {
+        if epoch_of(&file.name) == Some(epoch) {
+            spool.remove(image, &file.name).await?;
         }
     }
     Ok(())

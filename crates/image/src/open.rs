@@ -194,13 +194,13 @@ async fn local(
     last_seq: Seq,
 ) -> Result<Local> {
     let mut inherited = Vec::new();
-    for (file, _) in env.spool.list(image).await? {
-        if epoch_of(&file).is_none_or(|epoch| epoch < run_start) {
+    for file in env.spool.list(image) {
+        if epoch_of(&file.name).is_none_or(|epoch| epoch < run_start) {
             continue;
         }
-        let segment = read_spooled(env, image, &file).await?;
+        let segment = read_spooled(&env.spool, image, file).await?;
         if segment.header.last_seq <= last_seq {
-            env.spool.remove(image, &file).await?;
+            env.spool.remove(image, &segment.name).await?;
         } else {
             inherited.push(Arc::new(segment));
         }

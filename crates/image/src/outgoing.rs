@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use base::{Error, Result};
+use base::{Error, ImageId, Result};
 use bytes::Bytes;
 use chain::{Header, HeaderDraft, Sealed};
+use local::{Spool, SpoolFile};
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -55,7 +56,7 @@ impl Outgoing {
             BodyRef::Memory(sealed) => return Ok(sealed),
             BodyRef::Spooled(segment) => segment,
         };
-        let object = core.env.spool.get(segment.image, &segment.name, None).await?;
+        let object = core.env.spool.get(segment.image, &segment.name, 0..segment.bytes).await?;
         reseal(&segment, &object, draft).map(Arc::new)
     }
 
@@ -85,12 +86,13 @@ pub(crate) fn spool_name(header: &Header) -> String {
 }
 
 /// Reads a local segment's header back. `Corrupt` if it is damaged.
-pub(crate) async fn read_spooled(core_env: &crate::env::Env, image: base::ImageId, name: &str) -> Result<SpooledSegment> {
-    let object = core_env.spool.get(image, name, None).await?;
+pub(crate) async fn read_spooled(spool: &Spool, image: ImageId, file: SpoolFile) -> Result<SpooledSegment> {
+    let SpoolFile { name, len } = file;
+    let object = spool.get(image, &name, 0..len).await?;
     let header = Header::decode(&object).map_err(|e| e.within(format!("local segment {name}")))?;
     if header.image != image {
         return Err(Error::corrupt(format!("local segment {name} belongs to image {}", header.image)));
     }
     let offsets = header.offsets();
-    Ok(SpooledSegment { image, name: name.to_owned(), header, offsets, bytes: object.len() as u64 })
+    Ok(SpooledSegment { image, name, header, offsets, bytes: len })
 }

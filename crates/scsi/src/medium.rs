@@ -1,8 +1,14 @@
 //! What a disk's device server stands on.
 
+mod memory;
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use base::Result;
 use bytes::Bytes;
+
+pub use memory::{MemoryMedium, Operation};
 
 /// The size and shape of a block medium. It may change while in use (a resize).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +35,11 @@ pub enum Provisioning {
 /// Permission for a write of a certain size; the reserve it holds is given back when it is dropped.
 pub type Admission = Box<dyn Send + Sync>;
 
+/// What [`BlockMedium::update`] does to a range in memory; `false` leaves the medium as it was.
+///
+/// A name of its own, because `async_trait` would bind the lifetime of the slice to the call.
+pub type Change = Box<dyn FnOnce(&mut [u8]) -> bool + Send>;
+
 /// A sparse, durable array of logical blocks.
 ///
 /// Addresses and counts are in logical blocks and were checked against the geometry by the caller. A future that
@@ -46,6 +57,12 @@ pub trait BlockMedium: Send + Sync {
 
     /// A permission to write `bytes`, if one is to be had without waiting.
     fn try_admit(&self, bytes: u64) -> Option<Admission>;
+
+    /// The largest write, in bytes, that is there as a whole or not at all even after a crash; a power of two of at
+    /// least one block, or 0 if there is no such promise. It bounds WRITE ATOMIC and COMPARE AND WRITE.
+    fn atomic_bytes(&self) -> u32 {
+        1 << 20
+    }
 
     /// Waits for a permission to write. May be dropped. `Busy` after ten seconds without one: the initiator is told
     /// TASK SET FULL.
@@ -65,13 +82,7 @@ pub trait BlockMedium: Send + Sync {
 
     /// Reads a range, hands it to `change`, and writes what `change` made of it, with nothing in between on that
     /// range. If `change` returns `false`, nothing is written. `change` is called once.
-    async fn update(
-        &self,
-        lba: u64,
-        blocks: u32,
-        admission: Admission,
-        change: Box<dyn FnOnce(&mut [u8]) -> bool + Send>,
-    ) -> Result<()>;
+    async fn update(&self, lba: u64, blocks: u32, admission: Admission, change: Change) -> Result<()>;
 
     /// Makes everything that was acknowledged before durable.
     async fn flush(&self) -> Result<()>;

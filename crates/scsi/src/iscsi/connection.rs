@@ -1,0 +1,408 @@
+//! One connection: bytes and time in; bytes, events and deadlines out.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use base::AlignedBuf;
+
+use super::login::{Established, Failure, Login, Turn};
+use super::mailbox::{Gate, Mailbox, Notice};
+use super::output::Output;
+use super::pdu::{Header, opcode};
+use super::receive::{Landing, Receiver, Step};
+use super::registry::{Opening, Seat, TargetRegistry};
+use super::session::{Event, Session, TaskId};
+use crate::medium::Admission;
+use crate::task::Outcome;
+
+/// The longest data segment of the login phase, in bytes: MaxRecvDataSegmentLength before it is declared.
+const LOGIN_SEGMENT: usize = 8192;
+
+/// The number of the gate that a login waits at; sessions count from 1.
+const LOGIN_GATE: u64 = 0;
+
+enum Phase {
+    Login(Box<Login>),
+    /// The login is granted, but an older session of the same initiator port has commands running.
+    Waiting(Box<Granted>),
+    Full(Box<Session>),
+    Over,
+}
+
+struct Granted {
+    login: Login,
+    request: Header,
+    response: Header,
+    text: Vec<u8>,
+    established: Established,
+    seat: Seat,
+}
+
+/// An iSCSI connection without its socket. Time is counted from any fixed moment.
+///
+/// The shell reads into [`Connection::input_space`], takes events until there are none, writes
+/// [`Connection::output`], and keeps the deadline of [`Connection::poll_timeout`]. When [`Connection::is_closing`], it
+/// sends what is left and calls [`Connection::disconnect`]; it keeps running what runs until [`Connection::is_finished`].
+pub struct Connection {
+    registry: Arc<TargetRegistry>,
+    mailbox: Arc<Mailbox>,
+    peer: SocketAddr,
+    local: SocketAddr,
+    receiver: Receiver,
+    output: Output,
+    phase: Phase,
+    closing: bool,
+    disconnected: bool,
+    reason: Option<&'static str>,
+    /// When the login began, then when the last PDU came.
+    heard: Duration,
+    /// When a silent initiator was asked whether it lives.
+    ping: Option<Duration>,
+    next_ping: u32,
+}
+
+impl Connection {
+    /// A connection just accepted at `local` from `peer`.
+    pub fn new(
+        registry: Arc<TargetRegistry>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        now: Duration,
+    ) -> Connection {
+        Connection {
+            phase: Phase::Login(Box::new(Login::new(registry.clone(), peer))),
+            registry,
+            mailbox: Arc::default(),
+            peer,
+            local,
+            receiver: Receiver::new(),
+            output: Output::default(),
+            closing: false,
+            disconnected: false,
+            reason: None,
+            heard: now,
+            ping: None,
+            next_ping: 0,
+        }
+    }
+
+    /// Where the next bytes from the socket go; `None` while nothing should be read.
+    pub fn input_space(&mut self) -> Option<&mut [u8]> {
+        let open = !self.is_closing() && !matches!(self.phase, Phase::Waiting(_));
+        let room = self.output.pending() <= self.registry.limits.session_bytes;
+        (open && room).then(|| self.receiver.space())
+    }
+
+    /// `n` bytes were read into the space.
+    pub fn received(&mut self, now: Duration, n: usize) {
+        self.receiver.received(n);
+        self.advance(now);
+    }
+
+    /// Takes bytes from anywhere, for shells that cannot read in place. Returns how many it took: all, unless
+    /// [`Connection::input_space`] says that nothing should be read.
+    pub fn handle_input(&mut self, now: Duration, bytes: &[u8]) -> usize {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            let Some(space) = self.input_space() else { break };
+            let n = space.len().min(bytes.len() - taken);
+            space[..n].copy_from_slice(&bytes[taken..taken + n]);
+            taken += n;
+            self.received(now, n);
+        }
+        taken
+    }
+
+    /// What is to be sent.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
+    /// The first `n` bytes of the output were sent.
+    pub fn sent(&mut self, n: usize) {
+        self.output.consume(n);
+    }
+
+    /// Runs what can be run at once, and returns what the shell has to do. Called until it returns `None`, after every
+    /// other call.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        match &mut self.phase {
+            Phase::Full(session) => session.poll_event(&mut self.output),
+            _ => None,
+        }
+    }
+
+    /// A command has ended.
+    pub fn executed(&mut self, task: TaskId, outcome: Outcome) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.complete(task, outcome, &mut self.output);
+        }
+    }
+
+    /// The medium has answered to an admission.
+    pub fn admitted(&mut self, task: TaskId, answer: base::Result<Admission>) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.admitted(task, answer, &mut self.output);
+        }
+    }
+
+    /// A task management function has ended at the device.
+    pub fn function_done(&mut self, number: u64) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.function_done(number, &mut self.output);
+        }
+        self.handle_notices(); // after a cold reset there is one
+    }
+
+    /// Says who is to be woken when another session or the operator wants something of this one.
+    pub fn register(&self, waker: &Waker) {
+        self.mailbox.register(waker);
+    }
+
+    /// Does what other sessions or the operator want of this one.
+    pub fn handle_notices(&mut self) {
+        loop {
+            let notices = self.mailbox.take();
+            if notices.is_empty() {
+                return;
+            }
+            for notice in notices {
+                match &mut self.phase {
+                    // Whoever logs in anew has no use for answers to its old session.
+                    Phase::Full(_) if matches!(notice, Notice::Close { ticket: Some(_) }) => {
+                        self.take_over(notice);
+                    }
+                    Phase::Full(session) => session.notice(notice, &mut self.output),
+                    Phase::Waiting(_) => self.notice_waiting(notice),
+                    Phase::Login(_) | Phase::Over => {}
+                }
+            }
+        }
+    }
+
+    fn take_over(&mut self, notice: Notice) {
+        if let Phase::Full(session) = &mut self.phase {
+            session.notice(notice, &mut self.output);
+        }
+        self.disconnect_for("the initiator has logged in anew");
+    }
+
+    fn notice_waiting(&mut self, notice: Notice) {
+        match notice {
+            Notice::Opened(LOGIN_GATE) => self.enter(),
+            Notice::Close { .. } => self.close("the session was replaced while it was opened"),
+            _ => {}
+        }
+    }
+
+    /// The next moment at which [`Connection::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let limits = &self.registry.limits;
+        match (&self.phase, &self.ping) {
+            _ if self.disconnected => None,
+            // Time to send what is left.
+            _ if self.is_closing() => Some(self.heard + limits.login_time),
+            (Phase::Login(_) | Phase::Waiting(_), _) => Some(self.heard + limits.login_time),
+            (Phase::Full(_), None) => Some(self.heard + limits.idle_time),
+            (Phase::Full(_), Some(asked)) => Some(*asked + limits.ping_time),
+            (Phase::Over, _) => None,
+        }
+    }
+
+    /// Time has passed.
+    pub fn handle_timeout(&mut self, now: Duration) {
+        if self.poll_timeout().is_none_or(|due| now < due) {
+            return;
+        }
+        if self.is_closing() {
+            return self.disconnect_for("the last answer could not be sent");
+        }
+        match (&mut self.phase, &self.ping) {
+            (Phase::Full(session), None) => {
+                let tag = self.next_ping & 0x7fff_ffff;
+                self.next_ping = self.next_ping.wrapping_add(1);
+                session.ping(tag, &mut self.output);
+                self.ping = Some(now);
+            }
+            (Phase::Waiting(granted), _) => {
+                let request = granted.request;
+                let refusal = granted.login.refusal(&request, Failure::ServiceUnavailable);
+                self.output.put_copied(refusal, &[]);
+                self.close("the commands of an older session took too long to end");
+            }
+            (Phase::Login(_), _) => self.disconnect_for("the login took too long"),
+            _ => self.disconnect_for("the initiator did not answer"),
+        }
+    }
+
+    /// Whether the socket is to be closed once the output is sent.
+    pub fn is_closing(&self) -> bool {
+        self.closing || matches!(&self.phase, Phase::Full(session) if session.is_closing())
+    }
+
+    /// Whether the socket is of no more use.
+    pub fn is_disconnected(&self) -> bool {
+        self.disconnected
+    }
+
+    /// Whether the connection can be dropped.
+    pub fn is_finished(&self) -> bool {
+        self.disconnected && !matches!(&self.phase, Phase::Full(session) if session.is_running())
+    }
+
+    /// Why this side closed it, if it did.
+    pub fn reason(&self) -> Option<&'static str> {
+        self.reason
+    }
+
+    /// The socket is gone, or was closed after the last output.
+    pub fn disconnect(&mut self) {
+        self.disconnected = true;
+        self.closing = true;
+        self.output = Output::default();
+        match &mut self.phase {
+            Phase::Full(session) => session.close(),
+            _ => self.phase = Phase::Over,
+        }
+    }
+
+    fn disconnect_for(&mut self, reason: &'static str) {
+        self.reason.get_or_insert(reason);
+        self.disconnect();
+    }
+
+    fn close(&mut self, reason: &'static str) {
+        self.closing = true;
+        self.reason.get_or_insert(reason);
+        match &mut self.phase {
+            Phase::Full(session) => session.close(),
+            _ => self.phase = Phase::Over,
+        }
+    }
+
+    /// Takes as many PDUs as have come.
+    fn advance(&mut self, now: Duration) {
+        while !self.is_closing() && !matches!(self.phase, Phase::Waiting(_)) {
+            match self.receiver.step() {
+                Step::Idle => break,
+                Step::BadHeader => return self.disconnect_for("a header digest was wrong"),
+                Step::Header(header) => self.begin(&header),
+                Step::Pdu { header, landing, intact } => {
+                    if matches!(self.phase, Phase::Full(_)) {
+                        // Any whole PDU is a sign of life, the answer to a ping or not.
+                        self.heard = now;
+                        self.ping = None;
+                    }
+                    self.finish(&header, landing, intact);
+                }
+            }
+        }
+        self.handle_notices();
+    }
+
+    fn begin(&mut self, header: &Header) {
+        let len = header.data_len();
+        let (landing, most) = match &mut self.phase {
+            Phase::Full(session) => {
+                let most = self.registry.limits.data_segment as usize;
+                (if len <= most { session.begin(header) } else { Landing::Discard }, most)
+            }
+            _ => (Landing::Discard, LOGIN_SEGMENT),
+        };
+        if len > most {
+            return self.disconnect_for("a data segment was longer than allowed");
+        }
+        match &self.phase {
+            Phase::Login(_) if header.opcode() != opcode::LOGIN => {
+                self.disconnect_for("a PDU other than a login request came before the login");
+            }
+            Phase::Login(_) => self.receiver.land(Landing::Buffer(AlignedBuf::zeroed(len), 0)),
+            _ => self.receiver.land(landing),
+        }
+    }
+
+    fn finish(&mut self, header: &Header, landing: Landing, intact: bool) {
+        let fatal = match &mut self.phase {
+            Phase::Full(session) => {
+                session.finish(header, self.receiver.additional(), landing, intact, &mut self.output).err()
+            }
+            Phase::Login(login) => {
+                let turn = match &landing {
+                    Landing::Buffer(data, _) => login.request(header, data),
+                    Landing::Discard => login.request(header, &[]),
+                };
+                self.take_turn(header, turn);
+                None
+            }
+            _ => None,
+        };
+        if let Some(fatal) = fatal {
+            self.disconnect_for(fatal.0);
+        }
+    }
+
+    fn take_turn(&mut self, request: &Header, turn: Turn) {
+        match turn {
+            Turn::Reply(response, text) => self.output.put_copied(response, &text),
+            Turn::Fail(response, failure) => {
+                self.output.put_copied(response, &[]);
+                self.close(failure.reason());
+            }
+            Turn::Accept(response, text, established) => self.grant(*request, response, text, *established),
+        }
+    }
+
+    /// Opens the session, which waits until an older one of the same initiator port has ended.
+    fn grant(&mut self, request: Header, response: Header, text: Vec<u8>, established: Established) {
+        let Phase::Login(login) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        let mut login = *login;
+        let gate = Gate::new(&self.mailbox, LOGIN_GATE);
+        let opening = Opening {
+            initiator: established.initiator.clone(),
+            isid: established.isid,
+            peer: self.peer,
+            target: established.target.clone(),
+            mailbox: self.mailbox.clone(),
+        };
+        match self.registry.open(opening, &gate) {
+            Some(seat) => {
+                let granted = Granted { login, request, response, text, established, seat };
+                self.phase = Phase::Waiting(Box::new(granted));
+            }
+            None => {
+                let refusal = login.refusal(&request, Failure::OutOfResources);
+                self.output.put_copied(refusal, &[]);
+                self.close("there are too many sessions");
+            }
+        }
+    }
+
+    /// The full feature phase begins.
+    fn enter(&mut self) {
+        let Phase::Waiting(granted) = std::mem::replace(&mut self.phase, Phase::Over) else { return };
+        let Granted { login, mut response, text, established, seat, .. } = *granted;
+        response.0[14..16].copy_from_slice(&seat.handle.tsih().to_be_bytes());
+        self.output.put_copied(response, &text);
+        self.receiver.enlarge();
+        self.receiver.header_digest = established.params.header_digest;
+        self.receiver.data_digest = established.params.data_digest;
+        self.output.header_digest = established.params.header_digest;
+        self.output.data_digest = established.params.data_digest;
+        let session = Session::new(self.registry.clone(), seat, &established, self.local, login.stat_sn());
+        self.phase = Phase::Full(Box::new(session));
+        self.advance(self.heard); // what an eager initiator has sent behind its login
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.mailbox.close();
+    }
+}
+
+#[cfg(test)]
+pub(super) mod script;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,242 @@
+//! SCSI Command PDUs (RFC 7143 §11.3).
+
+use std::collections::VecDeque;
+
+use base::AlignedBuf;
+
+use super::task::{Admittance, Burst, Refusal, Stage, Task, TaskId};
+use super::{Event, Session};
+use crate::iscsi::output::Output;
+use crate::iscsi::pdu::{Additional, Header, NO_TAG, RejectReason, decode_additional};
+use crate::iscsi::receive::Landing;
+use crate::iscsi::registry::Counters;
+use crate::task::TaskAttribute;
+
+const READ: u8 = 0x40;
+const WRITE: u8 = 0x20;
+
+/// Immediate commands take no place in the window; more than so many at once are rejected.
+const MOST_IMMEDIATE: usize = 32;
+
+impl Session {
+    /// Where immediate data goes: a buffer for all the unsolicited data of the command.
+    pub(super) fn begin_command(&self, header: &Header) -> Landing {
+        let (len, expected) = (header.data_len(), header.word(20) as usize);
+        if header.flags() & WRITE == 0 || len > expected {
+            return Landing::Discard;
+        }
+        let whole = match header.is_final() {
+            true => len,
+            false => expected.min(self.params.first_burst as usize).max(len),
+        };
+        Landing::Buffer(AlignedBuf::zeroed(whole), 0)
+    }
+
+    /// Makes a task of a command, unless it has to be rejected.
+    pub(super) fn admit_command(
+        &mut self,
+        header: &Header,
+        additional: &[u8],
+        landing: Landing,
+        stage: Stage,
+        out: &mut Output,
+    ) -> Option<TaskId> {
+        let additional = match self.check_command(header, additional) {
+            Ok(additional) => additional,
+            Err(reason) => {
+                self.reject(reason, header, out);
+                return None;
+            }
+        };
+        let mut task = Box::new(new_task(header, additional, stage, self.next_order));
+        self.next_order += 1;
+        self.take_unsolicited(&mut task, header, landing);
+        self.reserved += task.reserved;
+        if task.attribute == TaskAttribute::Ordered {
+            self.ordered += 1;
+        }
+        if !task.immediate && stage != Stage::Held {
+            self.windowed += 1;
+        }
+        let counters = self.counters();
+        Counters::add(&counters.commands, 1);
+        Counters::add(&counters.bytes_in, header.data_len() as u64);
+        Some(self.tasks.insert(task))
+    }
+
+    fn check_command(&self, header: &Header, additional: &[u8]) -> Result<Additional, RejectReason> {
+        if self.device.is_none() {
+            return Err(RejectReason::CommandNotSupported);
+        }
+        if self.logout.is_some() {
+            return Err(RejectReason::WaitingForLogout);
+        }
+        if self.tasks.find(header.itt()).is_some() {
+            return Err(RejectReason::TaskInProgress);
+        }
+        if header.immediate() && self.tasks.len() >= self.windowed as usize + self.held.len() + MOST_IMMEDIATE
+        {
+            return Err(RejectReason::TooManyImmediateCommands);
+        }
+        match header.itt() {
+            NO_TAG => Err(RejectReason::InvalidPduField),
+            _ => decode_additional(additional).ok_or(RejectReason::InvalidPduField),
+        }
+    }
+
+    /// Notes the immediate data that came with a command and the unsolicited data that it announces.
+    fn take_unsolicited(&self, task: &mut Task, header: &Header, landing: Landing) {
+        let len = header.data_len() as u32;
+        let first = task.expected_out.min(self.params.first_burst);
+        let more = !header.is_final() && len < first;
+        if len > 0 && (!self.params.immediate_data || len > self.params.first_burst)
+            || more && self.params.initial_r2t
+        {
+            task.refusal = Some(Refusal::UnexpectedData);
+        }
+        let mut buf = match landing {
+            Landing::Buffer(buf, _) => Some(buf),
+            Landing::Discard => None,
+        };
+        if len > 0 && buf.is_none() {
+            task.refusal = Some(Refusal::IncorrectData);
+        }
+        if more {
+            task.reserved = first as usize;
+            task.solicited = first;
+            task.bursts.push_back(Burst { ttt: NO_TAG, start: 0, len: first, got: len, data_sn: 0, buf });
+        } else if let Some(mut buf) = buf.take() {
+            buf.truncate(len as usize);
+            task.reserved = buf.len();
+            task.solicited = len;
+            task.data.push(buf.into_bytes());
+        }
+    }
+
+    /// Takes a task on as far as it goes: admission, data, readiness.
+    pub(super) fn progress(&mut self, id: TaskId, out: &mut Output) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        if task.stage != Stage::Collecting {
+            return;
+        }
+        if task.refusal.is_some() {
+            // The initiator may still be sending; the status waits until it has ended (RFC 7143 §7.8).
+            if task.bursts.is_empty() {
+                self.refuse(id, out);
+            }
+            return;
+        }
+        if !self.seek_admission(id) {
+            return;
+        }
+        self.solicit(id, out);
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        if task.is_complete() {
+            task.stage = Stage::Ready;
+            match task.attribute {
+                TaskAttribute::HeadOfQueue => self.ready.push_front(id),
+                _ => self.ready.push_back(id),
+            }
+        }
+    }
+
+    /// Whether a task may write; if that is not known at once, an event asks.
+    fn seek_admission(&mut self, id: TaskId) -> bool {
+        let (Some(task), Some(device)) = (self.tasks.get_mut(id), &self.device) else { return false };
+        match task.admittance {
+            Admittance::Asked => return false,
+            Admittance::Unneeded | Admittance::Granted(_) => return true,
+            Admittance::Open => {}
+        }
+        let reads_only = task.expected_in > 0 && task.expected_out == 0;
+        let bytes = if reads_only { 0 } else { device.admission(task.lun, &task.cdb, task.expected_out) };
+        let unit = if bytes > 0 { device.unit(task.lun) } else { None };
+        let Some(unit) = unit else {
+            task.admittance = Admittance::Unneeded;
+            return true;
+        };
+        match unit.medium().try_admit(bytes) {
+            Some(admission) => {
+                task.admittance = Admittance::Granted(admission);
+                true
+            }
+            None => {
+                task.admittance = Admittance::Asked;
+                self.events.push_back(Event::Admit { task: id, bytes, medium: unit.medium().clone() });
+                false
+            }
+        }
+    }
+
+    /// The medium has answered.
+    pub(crate) fn admitted(
+        &mut self,
+        id: TaskId,
+        answer: base::Result<crate::medium::Admission>,
+        out: &mut Output,
+    ) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        if !task.is_asked() {
+            return;
+        }
+        match answer {
+            Ok(admission) => task.admittance = Admittance::Granted(admission),
+            Err(error) => {
+                task.admittance = Admittance::Unneeded;
+                task.refusal.get_or_insert(Refusal::NotAdmitted(error));
+            }
+        }
+        self.progress(id, out);
+    }
+}
+
+impl Task {
+    pub(super) fn is_asked(&self) -> bool {
+        matches!(self.admittance, Admittance::Asked)
+    }
+
+    pub(super) fn take_admission(&mut self) -> Option<crate::medium::Admission> {
+        match std::mem::replace(&mut self.admittance, Admittance::Unneeded) {
+            Admittance::Granted(admission) => Some(admission),
+            _ => None,
+        }
+    }
+}
+
+fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -> Task {
+    let flags = header.flags();
+    let (reads, writes) = (flags & READ != 0, flags & WRITE != 0);
+    let expected = header.word(20);
+    let mut cdb = Vec::with_capacity(16 + additional.cdb.len());
+    cdb.extend_from_slice(&header.0[32..48]);
+    cdb.extend_from_slice(&additional.cdb);
+    Task {
+        itt: header.itt(),
+        lun: header.lun(),
+        order,
+        immediate: header.immediate(),
+        attribute: match flags & 7 {
+            2 => TaskAttribute::Ordered,
+            3 => TaskAttribute::HeadOfQueue,
+            4 => TaskAttribute::Aca,
+            _ => TaskAttribute::Simple,
+        },
+        cdb,
+        expected_in: match (reads, writes) {
+            (true, true) => additional.read_len.unwrap_or(0),
+            (true, false) => expected,
+            _ => 0,
+        },
+        expected_out: if writes { expected } else { 0 },
+        bidirectional: reads && writes,
+        stage,
+        admittance: Admittance::Open,
+        refusal: None,
+        bursts: VecDeque::new(),
+        solicited: 0,
+        data: Vec::new(),
+        r2t_sn: 0,
+        reserved: 0,
+        aborted: None,
+    }
+}
