@@ -16,7 +16,7 @@ pub(crate) struct CacheDisk {
     pub config: DiskConfig,
     pub journal: Journal,
     pub spool: Arc<Spool>,
-    pub cache: Arc<Cache>,
+    pub cache: Cache,
     /// What the journal held at start-up, by image, until its volume opens.
     recovered: Mutex<BTreeMap<ImageId, Vec<Recovered>>>,
 }
@@ -53,7 +53,7 @@ impl CacheDisk {
             journal_capacity: journal.capacity,
             journal_used: journal.used,
             local_segments: self.spool.bytes(),
-            cache_used: cache.bytes,
+            cache_used: cache.lines * (64 << 10),
             cache_capacity: self.config.cache.0,
             cache_hits: cache.hits,
             cache_misses: cache.misses,

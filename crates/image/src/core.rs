@@ -58,6 +58,8 @@ pub(crate) struct Core {
     pub id: ImageId,
     pub env: Env,
     pub epoch: Epoch,
+    /// The first epoch of the unbroken run in which this journal goes on.
+    pub run_start: Epoch,
     pub block_size: u32,
     pub layers: RwLock<Layers>,
     pub journal: OnceLock<OwnerHandle>,
@@ -278,6 +280,13 @@ impl Image {
         self.core.epoch
     }
 
+    /// The first epoch of the unbroken run this owner is in: older local segments of the image are a fork. `None` once another
+    /// gateway owns it: then all are.
+    pub fn run_start(&self) -> Option<Epoch> {
+        let fenced = matches!(*self.core.condition.read(), Condition::Fenced(_));
+        (!fenced).then_some(self.core.run_start)
+    }
+
     /// Whether it serves, and why not.
     pub fn usable(&self) -> Result<()> {
         self.core.usable()
@@ -480,18 +489,6 @@ impl Image {
         let gone = || Error::new(ErrorKind::Unavailable, "the volume's background work has ended");
         self.core.requests.send(make(answer)).map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
         answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
-    }
-
-    /// debug
-    pub fn debug(&self, span: Span) -> String {
-        let l = self.core.layers.read();
-        let mut o = format!("{:?}\n", self.core.status());
-        for (r, p) in l.dirty.overlapping(span) { o += &format!("dirty {r:?} {:?} {}\n", p.seq, match p.at { crate::dirty::DirtyAt::Record{..} => "rec", crate::dirty::DirtyAt::Spooled{..} => "spool", crate::dirty::DirtyAt::Zero => "zero", _ => "hole"}); }
-        for (r, p) in l.delta.overlapping(span) { o += &format!("delta {r:?} {p:?}\n"); }
-        if let Some(f) = &l.frozen { for (r, p) in f.overlapping(span) { o += &format!("frozen {r:?} {p:?}\n"); } }
-        o += &format!("pages {:?}\n", l.pages.places());
-        for (r, s) in l.resolve(span).unwrap_or_default() { o += &format!("res {r:?} {s:?}\n"); }
-        o
     }
 
     /// What an operator wants to know.

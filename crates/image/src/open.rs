@@ -88,7 +88,7 @@ impl Image {
         let run_start = if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
         let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
         let fence = put_fence(&env, &own, &loaded, last_seq).await?;
-        let (core, requests) = core(&env, &own, &loaded, last_seq);
+        let (core, requests) = core(&env, &own, &loaded, run_start, last_seq);
         replay(&core, &loaded).await?;
         let start = Start {
             head: fence,
@@ -100,7 +100,7 @@ impl Image {
             inherited: local.inherited.clone(),
             own,
         };
-        adopt(&core, local, run_start, last_seq).await?;
+        adopt(&core, local, last_seq).await?;
         core.progress.lock().durable = fence.number;
         core.progress.lock().checkpoint = loaded.checkpoint.position.number;
         let destager = Destager::new(core.clone(), start);
@@ -231,7 +231,7 @@ fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
     ))
 }
 
-fn core(env: &Env, own: &Ownership, loaded: &Loaded, last: Seq) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
+fn core(env: &Env, own: &Ownership, loaded: &Loaded, run_start: Epoch, last: Seq) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
     let (requests, receiver) = mpsc::unbounded_channel();
     let layers = Layers::new(PageIndex::new(&loaded.checkpoint.pages), loaded.checkpoint.table.clone());
     let states = loaded.checkpoint.states.clone();
@@ -239,6 +239,7 @@ fn core(env: &Env, own: &Ownership, loaded: &Loaded, last: Seq) -> (Arc<Core>, m
         id: loaded.record.image,
         env: env.clone(),
         epoch: own.epoch(),
+        run_start,
         block_size: loaded.record.block_size,
         layers: RwLock::new(layers),
         journal: OnceLock::new(),
@@ -284,7 +285,7 @@ fn set(states: &mut BTreeMap<String, Bytes>, name: &str, value: Option<Bytes>) {
 }
 
 /// Takes over what the local disk holds behind the head of the chain, and begins to accept writes.
-async fn adopt(core: &Arc<Core>, local: Local, run_start: Epoch, last_seq: Seq) -> Result<()> {
+async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
     let mut last = last_seq;
     let mut spooled = 0;
     for segment in &local.inherited {
@@ -315,7 +316,7 @@ async fn adopt(core: &Arc<Core>, local: Local, run_start: Epoch, last_seq: Seq) 
         core.size.store(u64::from_le_bytes(size), std::sync::atomic::Ordering::Release);
     }
     let journal = core.env.journal.attach(core.id, core.clone())?;
-    journal.abandon(Epoch(run_start.0.saturating_sub(1)));
+    journal.abandon(Epoch(core.run_start.0.saturating_sub(1)));
     journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
     if core.journal.set(journal).is_err() {
         return Err(Error::internal("an image was attached to its journal twice"));

@@ -33,7 +33,7 @@ pub enum Provisioning {
 }
 
 /// Permission for a write of a certain size; the reserve it holds is given back when it is dropped.
-pub type Admission = Box<dyn Send + Sync>;
+pub type Admission = Box<dyn std::any::Any + Send + Sync>;
 
 /// What [`BlockMedium::update`] does to a range in memory; `false` leaves the medium as it was.
 ///

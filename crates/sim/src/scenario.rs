@@ -343,7 +343,7 @@ impl Initiator {
         match self.image.read(span).await {
             Ok(parts) => {
                 let content: Vec<u8> = parts.iter().flat_map(|p: &Bytes| p.iter().copied()).collect();
-                self.checker.lock().check_read(span, &content).map_err(|e| { eprintln!("{}", self.image.debug(span)); format!("while working: {e}") })
+                self.checker.lock().check_read(span, &content).map_err(|e| format!("while working: {e}"))
             }
             Err(e) => self.refused(e).await,
         }
