@@ -214,7 +214,8 @@ pub trait Owner: Send + Sync {
     /// These records are durable now. In journal order, after the sync, before anybody who waits for them is woken.
     fn committed(&self, batch: Vec<Committed>);
 
-    /// The journal has stopped for good: nothing that is not durable yet will become so.
+    /// The journal has stopped for good. What was not committed will not be any more; the next recovery may or may
+    /// not find it.
     fn poisoned(&self, error: &Error);
 }
 
