@@ -1,6 +1,7 @@
 mod world;
 
 use super::*;
+use base::Span;
 use tokio::sync::oneshot;
 use world::*;
 
