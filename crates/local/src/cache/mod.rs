@@ -195,11 +195,12 @@ impl Cache {
                 shards[(held.slot % SHARDS) as usize].restore(key, held);
             }
         }
+        shards.iter_mut().for_each(Shard::restored);
         let shared = Arc::new(Shared {
             disk,
             shards: shards.into_iter().map(Mutex::new).collect(),
             slabs: RwLock::new(slabs),
-            queue: Mutex::new(Queue::new(options.queue, lines)),
+            queue: Mutex::new(Queue::new(options.queue)),
             work: Notify::new(),
             counters: Counters::default(),
             ended: watch::Sender::new(false),

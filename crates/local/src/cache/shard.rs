@@ -113,7 +113,10 @@ impl Shard {
     }
 
     pub fn give_back(&mut self, slot: u32) {
-        self.free.push(slot / SHARDS);
+        let local = slot / SHARDS;
+        if local < self.entries.len() as u32 {
+            self.free.push(local);
+        }
     }
 
     /// The line has been written into the slot. If it has come some other way meanwhile, the slot is free again.
@@ -125,7 +128,7 @@ impl Shard {
         self.put(key, Held { slot, len, turn: 0, sums }, ghost, 0);
     }
 
-    /// A line from the index of a former run.
+    /// A line from the index of a former run; [`Shard::restored`] follows the last one.
     pub fn restore(&mut self, key: LineKey, held: Held) {
         let local = held.slot / SHARDS;
         let misplaced =
@@ -133,14 +136,17 @@ impl Shard {
         if misplaced || local >= self.room || self.map.contains_key(&key) {
             return;
         }
-        while self.entries.len() as u32 <= local {
-            self.free.push(self.entries.len() as u32);
-            self.entries.push(None);
+        if self.entries.len() as u32 <= local {
+            self.entries.resize(local as usize + 1, None);
         }
         if self.entries[local as usize].is_none() {
-            self.free.retain(|f| *f != local);
             self.put(key, held, true, 0);
         }
+    }
+
+    /// All lines of the former run are in: what lies between is free.
+    pub fn restored(&mut self) {
+        self.free = (0..self.entries.len() as u32).filter(|l| self.entries[*l as usize].is_none()).collect();
     }
 
     fn put(&mut self, key: LineKey, held: Held, main: bool, reads: u8) {

@@ -1,1 +1,275 @@
+use std::collections::BTreeMap;
 
+use base::{Entropy, SeededEntropy};
+
+use super::*;
+use crate::{SimDisk, TaskSpawn};
+
+fn block_on<T>(f: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap()
+        .block_on(f)
+}
+
+fn options(lines: u64) -> CacheOptions {
+    CacheOptions { capacity: lines * LINE as u64, ..CacheOptions::default() }
+}
+
+async fn open(disk: &SimDisk, lines: u64) -> Cache {
+    let spawn = Arc::new(TaskSpawn::new(tokio::runtime::Handle::current()));
+    Cache::open(disk.mount(), options(lines), spawn).await.unwrap()
+}
+
+fn key(number: u64, line: u32) -> LineKey {
+    LineKey { image: ImageId([1; 16]), epoch: 3, number, line }
+}
+
+/// The only content a line may ever have.
+fn content(key: &LineKey, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    SeededEntropy::new(key.hash()).fill(&mut bytes);
+    Bytes::from(bytes)
+}
+
+/// A line of a few bytes, where only its place matters.
+async fn insert_short(cache: &Cache, key: LineKey) {
+    if !cache.contains(&key) {
+        cache.insert(key, content(&key, 100));
+        settle().await;
+    }
+}
+
+async fn insert(cache: &Cache, key: LineKey) {
+    assert!(cache.insert(key, content(&key, LINE)));
+    settle().await;
+}
+
+async fn settle() {
+    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+}
+
+#[test]
+fn lines_are_kept_read_in_parts_and_forgotten_by_segment() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 64).await;
+        let tail = key(7, 2);
+        for line in [key(7, 0), key(7, 1), key(8, 0)] {
+            insert(&cache, line).await;
+        }
+        assert!(cache.insert(tail, content(&tail, 5000)));
+        settle().await;
+        let whole = content(&key(7, 1), LINE);
+        for (offset, len) in [(0, LINE), (0, 1), (4095, 2), (LINE - 1, 1), (10_000, 9_000), (5, 0)] {
+            assert_eq!(
+                cache.try_read(key(7, 1), offset, len),
+                Lookup::Hit(whole.slice(offset..offset + len))
+            );
+            assert_eq!(cache.read(key(7, 1), offset, len).await, Some(whole.slice(offset..offset + len)));
+        }
+        assert_eq!(cache.try_read(tail, 4000, 1000), Lookup::Hit(content(&tail, 5000).slice(4000..)));
+        assert_eq!(cache.try_read(tail, 4000, 1001), Lookup::Miss, "behind the line's end");
+        assert_eq!(cache.try_read(key(7, 1), usize::MAX, 2), Lookup::Miss);
+        disk.set_cold(100);
+        assert_eq!(cache.try_read(key(7, 1), 0, 10), Lookup::WouldBlock);
+        assert_eq!(cache.read(key(7, 1), 0, 10).await, Some(whole.slice(..10)));
+        cache.invalidate_segment(key(7, 0).image, 3, 7);
+        assert!(!cache.contains(&key(7, 0)) && !cache.contains(&tail) && cache.contains(&key(8, 0)));
+        cache.invalidate_image(key(8, 0).image);
+        assert_eq!(cache.stats().lines, 0);
+        assert!(!cache.insert(key(1, MAX_LINES), whole.clone()) && !cache.insert(key(1, 0), Bytes::new()));
+    });
+}
+
+/// A6: whatever bit of a slab flips, a read gives the right bytes or a miss.
+#[test]
+fn rot_is_a_miss_and_never_wrong_data() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 64).await;
+        let mut dropped = 0;
+        for at in (0..3 * LINE as u64).step_by(1021) {
+            for n in 0..8 {
+                insert_again(&cache, key(n, 0)).await;
+            }
+            disk.rot("cache/00000000.slab", at);
+            for n in 0..8 {
+                match cache.try_read(key(n, 0), 0, LINE) {
+                    Lookup::Hit(bytes) => assert_eq!(bytes, content(&key(n, 0), LINE)),
+                    Lookup::Miss => dropped += 1,
+                    Lookup::WouldBlock => panic!("the disk is warm"),
+                }
+            }
+        }
+        assert_eq!((cache.stats().corrupt, cache.stats().misses), (dropped, dropped));
+        assert!(dropped > 10);
+        insert_again(&cache, key(0, 0)).await;
+        disk.fail_reads("cache/00000000.slab", 0..64 << 20);
+        assert_eq!(cache.read(key(0, 0), 0, 1).await, None, "a read error is a miss too");
+    });
+}
+
+async fn insert_again(cache: &Cache, key: LineKey) {
+    if !cache.contains(&key) {
+        insert(cache, key).await;
+    }
+}
+
+#[test]
+fn it_is_warm_after_a_clean_stop_and_cold_after_a_crash() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 256).await;
+        for n in 0..40 {
+            insert(&cache, key(n, n as u32)).await;
+        }
+        cache.close().await.unwrap();
+        assert!(!cache.insert(key(99, 0), content(&key(99, 0), LINE)), "closed");
+        disk.crash();
+        let warm = open(&disk, 256).await;
+        for n in 0..40 {
+            assert_eq!(
+                warm.try_read(key(n, n as u32), 0, LINE),
+                Lookup::Hit(content(&key(n, n as u32), LINE))
+            );
+        }
+        insert(&warm, key(50, 0)).await;
+        disk.crash();
+        let cold = open(&disk, 256).await;
+        assert_eq!(cold.stats().lines, 0);
+        assert!(disk.names().is_empty());
+    });
+}
+
+/// Under any mix of inserts, invalidations, resizes, rot and restarts: right bytes or a miss.
+#[test]
+fn only_right_bytes_are_ever_served() {
+    for seed in 0..150 {
+        block_on(async {
+            let rng = SeededEntropy::new(seed);
+            let disk = SimDisk::new(seed);
+            let mut cache = open(&disk, 48).await;
+            // A segment that was invalidated may be created again with other content: its lines carry a version.
+            let mut versions: BTreeMap<u64, u64> = BTreeMap::new();
+            let data = |k: &LineKey, version: u64| {
+                let mut bytes = vec![0; 1 + (k.hash() % LINE as u64) as usize];
+                SeededEntropy::new(k.hash() ^ version << 40).fill(&mut bytes);
+                Bytes::from(bytes)
+            };
+            let mut hits = 0;
+            for _ in 0..300 {
+                let k = key(rng.below(12), rng.below(8) as u32);
+                let version = *versions.get(&k.number).unwrap_or(&0);
+                let whole = data(&k, version);
+                match rng.below(20) {
+                    0..=8 => {
+                        cache.insert(k, whole);
+                    }
+                    9..=15 => {
+                        let offset = rng.below(whole.len() as u64) as usize;
+                        let len = 1 + rng.below((whole.len() - offset) as u64) as usize;
+                        if let Some(bytes) = cache.read(k, offset, len).await {
+                            assert_eq!(bytes, whole.slice(offset..offset + len), "seed {seed}");
+                            hits += 1;
+                        }
+                    }
+                    16 => {
+                        cache.invalidate_segment(k.image, k.epoch, k.number);
+                        versions.insert(k.number, version + 1);
+                    }
+                    17 => cache.resize(options(16 + rng.below(48))),
+                    18 if rng.chance(1, 4) => {
+                        if rng.chance(1, 2) {
+                            cache.close().await.unwrap();
+                        }
+                        disk.crash();
+                        cache = open(&disk, 48).await;
+                    }
+                    18 => disk.rot("cache/00000000.slab", rng.below(64 * LINE as u64)),
+                    _ => settle().await,
+                }
+                assert!(cache.stats().lines <= 64);
+            }
+            assert!(hits > 0);
+        });
+    }
+}
+
+#[test]
+fn a_scan_does_not_push_out_what_is_read_often() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 1024).await;
+        for n in 0..400 {
+            insert_short(&cache, key(n, 0)).await;
+        }
+        for _ in 0..2 {
+            for n in 0..400 {
+                cache.try_read(key(n, 0), 0, 1);
+            }
+        }
+        for n in 10_000..16_000 {
+            insert_short(&cache, key(n, 0)).await; // read once by someone, never again
+        }
+        let kept = (0..400).filter(|n| cache.contains(&key(*n, 0))).count();
+        assert!(kept > 360, "{kept} of 400 kept");
+        assert!(cache.stats().lines <= 1024 && cache.stats().evictions > 5000);
+    });
+}
+
+#[test]
+fn it_keeps_within_its_bounds_and_makes_do_with_a_full_disk() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 3000).await;
+        assert_eq!(cache.stats().room, 3000 / 16 * 16);
+        disk.set_capacity(writer::SLAB + 1000);
+        for n in 0..1500 {
+            insert_short(&cache, key(n, 0)).await;
+        }
+        let stats = cache.stats();
+        assert!(stats.room <= 1024 && stats.lines > 900 && stats.dropped > 0, "{stats:?}");
+        cache.resize(options(32));
+        settle().await;
+        assert!(cache.stats().lines <= 32);
+        disk.set_capacity(u64::MAX);
+        cache.resize(options(3000));
+        settle().await;
+        for n in 0..2000 {
+            insert_short(&cache, key(n, 0)).await;
+        }
+        assert!(cache.stats().lines > 1024 && (2..=3).contains(&disk.names().len()), "{:?}", cache.stats());
+        cache.resize(CacheOptions { index_budget: 100 * ENTRY_MEMORY, ..options(3000) });
+        settle().await;
+        assert!(cache.stats().room <= 100 && disk.names().len() == 1);
+        let line = content(&key(1, 1), LINE);
+        let taken = (0..2000).filter(|n| cache.insert(key(*n, 5), line.clone())).count();
+        assert_eq!(taken, 512, "32 MiB wait at most");
+    });
+}
+
+#[test]
+fn a_damaged_index_is_ignored_and_any_bytes_are_survived() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open(&disk, 64).await;
+        for n in 0..5 {
+            insert(&cache, key(n, 0)).await;
+        }
+        cache.close().await.unwrap();
+        let index = disk.contents("cache/index").unwrap();
+        assert_eq!(index.len(), 4096 + 5 * index::ENTRY);
+        assert_eq!(index::decode(&index).unwrap().len(), 5);
+        for at in 0..index.len() {
+            let mut bad = index.clone();
+            bad[at] ^= 1 << (at % 8);
+            assert!(index::decode(&bad).is_err(), "byte {at}");
+            assert!(index::decode(&index[..at]).is_err());
+        }
+        disk.rot("cache/index", 4200);
+        assert_eq!(open(&disk, 64).await.stats().lines, 0);
+    });
+}

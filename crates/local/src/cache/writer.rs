@@ -29,15 +29,13 @@ pub(super) struct Queue {
     writing: Vec<LineKey>,
     /// How many lines the cache shall have room for, if that is to change.
     room: Option<u32>,
-    /// How many it was told to have.
-    asked: u32,
     closed: bool,
 }
 
 impl Queue {
-    pub fn new(limit: u64, room: u32) -> Queue {
+    pub fn new(limit: u64) -> Queue {
         let lines = VecDeque::new();
-        Queue { lines, bytes: 0, limit, writing: Vec::new(), room: None, asked: room, closed: false }
+        Queue { lines, bytes: 0, limit, writing: Vec::new(), room: None, closed: false }
     }
 
     pub fn push(&mut self, key: LineKey, data: Bytes) -> bool {
@@ -59,7 +57,6 @@ impl Queue {
     pub fn resize(&mut self, limit: u64, room: u32) {
         self.limit = limit;
         self.room = Some(room);
-        self.asked = room;
     }
 
     pub fn close(&mut self) {
@@ -109,9 +106,12 @@ async fn write(shared: &Shared, key: LineKey, data: Bytes) {
     let shard = shared.shard(&key);
     let taken = {
         let mut shard = shard.lock();
-        if shard.contains(&key) { None } else { shard.take_slot() }
+        if shard.contains(&key) {
+            return;
+        }
+        shard.take_slot()
     };
-    let Some((slot, evicted)) = taken else { return };
+    let Some((slot, evicted)) = taken else { return count(&shared.counters.dropped) };
     shared.counters.evictions.fetch_add(evicted, std::sync::atomic::Ordering::Relaxed);
     let (len, sums) = (data.len() as u32, sums(&data));
     let written = match slab(shared, slot / SLAB_LINES).await {

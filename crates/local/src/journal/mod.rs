@@ -21,6 +21,7 @@
 mod book;
 mod commit;
 pub mod format;
+mod record;
 mod recover;
 mod space;
 
@@ -28,13 +29,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Span, Spawn};
+use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Spawn};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, watch};
 
 use crate::disk::{Disk, DiskFile};
 use book::Book;
+pub use record::{
+    Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Record, RecordKind, Recovered, Recovery,
+};
 use space::Space;
 
 /// How a journal is made and run.
@@ -89,162 +93,6 @@ pub(crate) enum Sabotage {
     IgnoreGeneration,
     /// Begin a new file without regard for what the newest durable header lists.
     ReuseEarly,
-}
-
-/// What a record is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RecordKind {
-    /// Bytes written to the span.
-    Data,
-    /// The span reads as zeroes and stays provisioned.
-    Zero,
-    /// The span reads as zeroes and is a hole.
-    Discard,
-    /// State of the device: reservations, mode pages, a tape position.
-    State,
-    /// An operation on a file namespace.
-    Namespace,
-    /// A point in the order; it changes nothing.
-    Barrier,
-}
-
-impl RecordKind {
-    /// Its code in the format.
-    pub fn code(self) -> u8 {
-        match self {
-            RecordKind::Data => 1,
-            RecordKind::Zero => 2,
-            RecordKind::Discard => 3,
-            RecordKind::State => 4,
-            RecordKind::Namespace => 5,
-            RecordKind::Barrier => 6,
-        }
-    }
-
-    /// The kind of a code.
-    pub fn from_code(code: u8) -> Option<RecordKind> {
-        use RecordKind::*;
-        [Data, Zero, Discard, State, Namespace, Barrier].into_iter().find(|k| k.code() == code)
-    }
-
-    /// Whether it may use the reserve for control records.
-    fn is_control(self) -> bool {
-        matches!(self, RecordKind::State | RecordKind::Namespace | RecordKind::Barrier)
-    }
-}
-
-/// What is appended.
-#[derive(Debug, Clone)]
-pub struct Record {
-    /// The owner's term; it never falls.
-    pub epoch: Epoch,
-    /// The place in the owner's order: one more than the last within an epoch; a new epoch may start anywhere.
-    pub seq: Seq,
-    /// What it is.
-    pub kind: RecordKind,
-    /// The sectors concerned.
-    pub span: Span,
-    /// The payload: the span's bytes for `Data`, nothing for `Zero` and `Discard`, anything for the others. Parts
-    /// that are all aligned to 4,096 in address and length are written without being copied.
-    pub payload: Vec<Bytes>,
-}
-
-impl Record {
-    /// The payload's length in bytes.
-    pub fn payload_len(&self) -> u64 {
-        self.payload.iter().map(|p| p.len() as u64).sum()
-    }
-}
-
-/// Where a record's payload lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Location {
-    /// The generation of the file.
-    pub file: u64,
-    /// Bytes from its start.
-    pub offset: u64,
-    /// Bytes.
-    pub len: u32,
-    /// CRC-64/NVME of the payload.
-    pub crc64: u64,
-}
-
-/// A record that is durable.
-#[derive(Debug)]
-pub struct Committed {
-    /// What was appended.
-    pub record: Record,
-    /// Where its payload lies.
-    pub location: Location,
-}
-
-/// A record that recovery found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Recovered {
-    /// The owner's term.
-    pub epoch: Epoch,
-    /// The place in the owner's order.
-    pub seq: Seq,
-    /// What it is.
-    pub kind: RecordKind,
-    /// The sectors concerned.
-    pub span: Span,
-    /// Where its payload lies; read it with [`Journal::read`].
-    pub location: Location,
-    /// The payload's length in bytes.
-    pub payload_len: u32,
-}
-
-/// What recovery found.
-#[derive(Debug)]
-pub struct Recovery {
-    /// The journal's id.
-    pub journal: JournalId,
-    /// Whether the journal was made just now.
-    pub created: bool,
-    /// Each owner's records in write order: all that were acknowledged and not released, and perhaps older ones that were released
-    /// (a release is not durable by itself). Within an epoch they are dense.
-    pub owners: BTreeMap<ImageId, Vec<Recovered>>,
-    /// Length of the batch that the power cut tore, in bytes as far as it can be known; it was never acknowledged.
-    pub torn_bytes: u64,
-}
-
-/// Told of everything that becomes durable; called on the committer's thread, so it must be quick.
-pub trait Owner: Send + Sync {
-    /// These records are durable now. In journal order, after the sync, before anybody who waits for them is woken.
-    fn committed(&self, batch: Vec<Committed>);
-
-    /// The journal has stopped for good: nothing that is not durable yet will become so.
-    fn poisoned(&self, error: &Error);
-}
-
-/// Who waits for a record: told `Ok` once it is durable and published.
-pub type Done = oneshot::Sender<Result<()>>;
-
-/// What an owner has in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct OwnerUsage {
-    /// Payload bytes of its durable, unreleased records.
-    pub bytes: u64,
-    /// How many such records there are.
-    pub records: u64,
-    /// How many needed files are older than its oldest; 0 means that it holds on to the journal's oldest file.
-    pub rank: Option<u32>,
-}
-
-/// What the journal as a whole holds, in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct JournalUsage {
-    /// What it can hold of data.
-    pub capacity: u64,
-    /// What is in files that are needed.
-    pub used: u64,
-    /// What is reserved or queued.
-    pub reserved: u64,
-    /// What could be reserved now.
-    pub available: u64,
-    /// The owner with the most bytes in the oldest file: whoever wants room asks this one first.
-    pub pinned_by: Option<ImageId>,
 }
 
 /// A handle to the journal of one cache disk. When the last handle (and the last [`OwnerHandle`]) is dropped, the

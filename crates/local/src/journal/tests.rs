@@ -1,6 +1,7 @@
 mod world;
 
 use super::*;
+use base::Span;
 use tokio::sync::oneshot;
 use world::*;
 
@@ -167,6 +168,53 @@ fn rot_of_what_was_durable_is_refused_and_named() {
             }
         }
         assert!(refused > 400 && harmless > 0, "{refused} refused, {harmless} harmless");
+    });
+}
+
+/// A7: whatever bytes the files hold, opening answers, and what it gives out is what was written.
+#[test]
+fn any_damage_is_survived() {
+    block_on(async {
+        let disk = SimDisk::new(3);
+        let (journal, _) = open(&disk, &small(), 1).await.unwrap();
+        let handle = journal.attach(image(1), Arc::new(Seen::default())).unwrap();
+        for seq in 1..=30 {
+            write(&handle, data(seq, 1 + seq % 9)).await.unwrap();
+        }
+        journal.close().await.unwrap();
+        let names: Vec<String> = disk.names();
+        let rng = base::SeededEntropy::new(8);
+        let mut opened = 0;
+        for round in 0..400 {
+            let copy = disk.fork(round);
+            let name = &names[rng.below(names.len() as u64) as usize];
+            let file = copy.mount().open(name).await.unwrap();
+            for _ in 0..1 + rng.below(3) {
+                // Whole blocks moved within a file are the hardest: every checksum in them is right.
+                let (from, to) = (rng.below(file.len() / 4096) * 4096, rng.below(file.len() / 4096) * 4096);
+                let mut block = file.read(from, 4096).await.unwrap().to_vec();
+                match rng.below(3) {
+                    0 => base::Entropy::fill(&rng, &mut block),
+                    1 => block[rng.below(4096) as usize] ^= 1 << rng.below(8),
+                    _ => {}
+                }
+                file.write_durable(to, &[Bytes::from(block)]).await.unwrap();
+            }
+            if rng.chance(1, 8) {
+                let len = rng.below(file.len());
+                file.set_len(len).await.unwrap();
+            }
+            if let Ok((journal, recovery)) = open(&copy, &small(), 2).await {
+                opened += 1;
+                for r in recovery.owners.get(&image(1)).into_iter().flatten() {
+                    assert_eq!(
+                        journal.read(r.location).await.unwrap(),
+                        vec![r.seq.0 as u8; r.payload_len as usize]
+                    );
+                }
+            }
+        }
+        assert!(opened > 20 && opened < 380, "{opened}");
     });
 }
 

@@ -522,7 +522,8 @@ impl DiskFile for SimFile {
         s.alive(self.boot)?;
         s.stamp += 1;
         let stamp = s.stamp;
-        s.node(self.node).finish(ticket, stamp);
+        let len = parts.iter().map(|p| p.len() as u64).sum();
+        s.node(self.node).finish(ticket, stamp, offset, len);
         Ok(())
     }
 

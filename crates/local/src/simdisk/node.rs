@@ -9,6 +9,8 @@ const PAGE: u64 = 4096;
 const SECTOR: u64 = 512;
 /// The stamp of a write that has not finished: no sync covers it.
 const UNFINISHED: u64 = u64::MAX;
+/// Of more unsynced versions of a sector than this, the oldest is not found after a crash.
+const MAX_VERSIONS: usize = 8;
 
 type Page = Arc<[u8; PAGE as usize]>;
 type Sector = [u8; SECTOR as usize];
@@ -123,16 +125,23 @@ impl Node {
         let end = offset + data.len() as u64;
         for sector in offset / SECTOR..end.div_ceil(SECTOR) {
             let data = self.current.sector(sector);
-            self.sectors.entry(sector).or_default().push(Version { ticket, stamp: UNFINISHED, data });
+            let versions = self.sectors.entry(sector).or_default();
+            if versions.len() >= MAX_VERSIONS {
+                versions.remove(0);
+            }
+            versions.push(Version { ticket, stamp: UNFINISHED, data });
         }
         if self.current.len != old_len {
             self.lengths.push((UNFINISHED - 1 - ticket, self.current.len));
         }
     }
 
-    pub(super) fn finish(&mut self, ticket: u64, stamp: u64) {
-        for version in self.sectors.values_mut().flatten().filter(|v| v.ticket == ticket) {
-            version.stamp = stamp;
+    /// The write of `len` bytes at `offset` has finished.
+    pub(super) fn finish(&mut self, ticket: u64, stamp: u64, offset: u64, len: u64) {
+        for (_, versions) in self.sectors.range_mut(offset / SECTOR..(offset + len).div_ceil(SECTOR)) {
+            for version in versions.iter_mut().filter(|v| v.ticket == ticket) {
+                version.stamp = stamp;
+            }
         }
         for length in self.lengths.iter_mut().filter(|l| l.0 == UNFINISHED - 1 - ticket) {
             length.0 = stamp;
