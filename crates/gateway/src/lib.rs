@@ -14,7 +14,7 @@ mod volume;
 pub use config::{Config, DiskConfig, IscsiConfig, UploadConfig};
 pub use event::EventView;
 pub use gateway::{AdoptVolume, CreateVolume, Gateway, Seams};
-pub use target::Access;
+pub use target::{Access, ChapUser};
 pub use view::{BucketView, DiskView, ForkView, GatewayView, ProbeView, SessionView, VolumeView};
 
 #[cfg(test)]

@@ -1,0 +1,139 @@
+//! The client.
+
+use std::path::{Path, PathBuf};
+
+use base::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use gateway::{Access, AdoptVolume, BucketView, CreateVolume, GatewayView, ProbeView, VolumeView};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::{AddBucket, Problem, Resize};
+
+/// Talks to the gateway that listens on a socket.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+const NOTHING: Option<&()> = None;
+
+impl Client {
+    /// For a socket, which need not exist yet.
+    pub fn new(socket: &Path) -> Client {
+        Client { socket: socket.to_owned() }
+    }
+
+    /// Everything.
+    pub async fn status(&self) -> Result<GatewayView> {
+        self.call(Method::GET, "/v1/status", NOTHING).await
+    }
+
+    /// All buckets.
+    pub async fn buckets(&self) -> Result<Vec<BucketView>> {
+        self.call(Method::GET, "/v1/buckets", NOTHING).await
+    }
+
+    /// Probes and adds a bucket.
+    pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
+        let body = AddBucket { name: name.into(), url: url.into() };
+        self.call(Method::POST, "/v1/buckets", Some(&body)).await
+    }
+
+    /// Probes a bucket.
+    pub async fn probe(&self, name: &str) -> Result<ProbeView> {
+        self.call(Method::POST, &format!("/v1/buckets/{name}/probe"), NOTHING).await
+    }
+
+    /// All volumes.
+    pub async fn volumes(&self) -> Result<Vec<VolumeView>> {
+        self.call(Method::GET, "/v1/volumes", NOTHING).await
+    }
+
+    /// One volume.
+    pub async fn volume(&self, name: &str) -> Result<VolumeView> {
+        self.call(Method::GET, &format!("/v1/volumes/{name}"), NOTHING).await
+    }
+
+    /// Creates a volume.
+    pub async fn create(&self, wanted: &CreateVolume) -> Result<VolumeView> {
+        self.call(Method::POST, "/v1/volumes", Some(wanted)).await
+    }
+
+    /// Takes over a volume that is in a bucket.
+    pub async fn adopt(&self, wanted: &AdoptVolume) -> Result<VolumeView> {
+        self.call(Method::POST, "/v1/volumes/adopt", Some(wanted)).await
+    }
+
+    /// Changes a size.
+    pub async fn resize(&self, name: &str, size: u64) -> Result<VolumeView> {
+        self.call(Method::POST, &format!("/v1/volumes/{name}/resize"), Some(&Resize { size })).await
+    }
+
+    /// Changes who may use a volume.
+    pub async fn set_access(&self, name: &str, access: &Access) -> Result<VolumeView> {
+        self.call(Method::POST, &format!("/v1/volumes/{name}/access"), Some(access)).await
+    }
+
+    /// Waits until a volume's data is in its bucket.
+    pub async fn drain(&self, name: &str) -> Result<VolumeView> {
+        self.call(Method::POST, &format!("/v1/volumes/{name}/drain"), NOTHING).await
+    }
+
+    /// Lets go of a volume.
+    pub async fn release(&self, name: &str) -> Result<()> {
+        self.call(Method::POST, &format!("/v1/volumes/{name}/release"), NOTHING).await
+    }
+
+    /// Deletes a volume and its data.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        self.call(Method::DELETE, &format!("/v1/volumes/{name}"), NOTHING).await
+    }
+
+    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+        let body = body.map_or(Ok(Vec::new()), serde_json::to_vec);
+        let body = body.map_err(|e| Error::caused(ErrorKind::Internal, "the request cannot be written", e))?;
+        let (ok, answer) = self.exchange(method, path, body.into()).await?;
+        if ok {
+            return serde_json::from_slice(&answer).map_err(|e| {
+                Error::caused(ErrorKind::Internal, "the gateway's answer cannot be read; is it of another version?", e)
+            });
+        }
+        Err(match serde_json::from_slice::<Problem>(&answer) {
+            Ok(problem) => Error::new(kind(&problem.kind), problem.message),
+            Err(_) => Error::internal(String::from_utf8_lossy(&answer).into_owned()),
+        })
+    }
+
+    #[allow(clippy::disallowed_methods)] // the client is no part of the gateway's world
+    async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(bool, Bytes)> {
+        let away = || format!("no gateway answers on {}; start one with `tidegate serve`", self.socket.display());
+        let broken = |e: hyper::Error| Error::caused(ErrorKind::Unavailable, "the gateway broke off", e);
+        let stream = UnixStream::connect(&self.socket)
+            .await
+            .map_err(|e| Error::caused(ErrorKind::Unavailable, away(), e))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("host", "tidegate")
+            .header("content-type", "application/json")
+            .body(Full::new(body))
+            .map_err(|e| Error::caused(ErrorKind::Invalid, format!("{path} is no request"), e))?;
+        let response = sender.send_request(request).await.map_err(broken)?;
+        let ok = response.status().is_success();
+        Ok((ok, response.into_body().collect().await.map_err(broken)?.to_bytes()))
+    }
+}
+
+fn kind(word: &str) -> ErrorKind {
+    use ErrorKind::*;
+    let kinds = [NotFound, Exists, Invalid, Denied, NoSpace, Busy, Unavailable, Fenced, Corrupt, Internal];
+    kinds.into_iter().find(|kind| kind.as_str() == word).unwrap_or(Internal)
+}

@@ -1,0 +1,147 @@
+//! The routes.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::{Path as Segment, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base::{Error, ErrorKind, Result, Spawn};
+use gateway::{Access, AdoptVolume, CreateVolume, Gateway};
+use serde::Serialize;
+use tokio::net::UnixListener;
+
+use crate::{AddBucket, Problem, Resize};
+
+/// A running API.
+#[derive(Debug)]
+pub struct Server {
+    path: PathBuf,
+}
+
+impl Server {
+    /// Listens on a socket, in place of one that a dead process left.
+    pub fn start(gateway: Arc<Gateway>, path: &Path, spawn: &dyn Spawn) -> Result<Server> {
+        let failed = |e| Error::caused(ErrorKind::Denied, format!("cannot listen on {}", path.display()), e);
+        match std::fs::remove_file(path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(failed(e)),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+        let work = async move {
+            if let Err(e) = axum::serve(listener, routes(gateway)).await {
+                tracing::error!("the API has stopped: {e}");
+            }
+        };
+        spawn.spawn("api", Box::pin(work));
+        Ok(Server { path: path.to_owned() })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // If it is gone already, that is what was wanted.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+type Shared = State<Arc<Gateway>>;
+
+fn routes(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/buckets", get(buckets).post(add_bucket))
+        .route("/v1/buckets/{name}/probe", post(probe))
+        .route("/v1/volumes", get(volumes).post(create))
+        .route("/v1/volumes/adopt", post(adopt))
+        .route("/v1/volumes/{name}", get(show).delete(delete))
+        .route("/v1/volumes/{name}/resize", post(resize))
+        .route("/v1/volumes/{name}/access", post(access))
+        .route("/v1/volumes/{name}/drain", post(drain))
+        .route("/v1/volumes/{name}/release", post(release))
+        .with_state(gateway)
+}
+
+/// A result as an answer.
+struct Answer<T>(Result<T>);
+
+impl<T: Serialize> IntoResponse for Answer<T> {
+    fn into_response(self) -> Response {
+        match self.0 {
+            Ok(value) => Json(value).into_response(),
+            Err(e) => {
+                let problem = Problem { kind: e.kind().as_str().into(), message: e.to_string() };
+                (status_code(e.kind()), Json(problem)).into_response()
+            }
+        }
+    }
+}
+
+fn status_code(kind: ErrorKind) -> StatusCode {
+    match kind {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Exists | ErrorKind::Fenced => StatusCode::CONFLICT,
+        ErrorKind::Invalid => StatusCode::BAD_REQUEST,
+        ErrorKind::Denied => StatusCode::FORBIDDEN,
+        ErrorKind::NoSpace => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Busy => StatusCode::TOO_MANY_REQUESTS,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        ErrorKind::Corrupt | ErrorKind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+async fn status(State(gateway): Shared) -> impl IntoResponse {
+    Answer(gateway.view())
+}
+
+async fn buckets(State(gateway): Shared) -> impl IntoResponse {
+    Answer(gateway.buckets())
+}
+
+async fn add_bucket(State(gateway): Shared, Json(wanted): Json<AddBucket>) -> impl IntoResponse {
+    Answer(gateway.add_bucket(&wanted.name, &wanted.url).await)
+}
+
+async fn probe(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.probe_bucket(&name).await)
+}
+
+async fn volumes(State(gateway): Shared) -> impl IntoResponse {
+    Answer(Ok(gateway.volumes()))
+}
+
+async fn create(State(gateway): Shared, Json(wanted): Json<CreateVolume>) -> impl IntoResponse {
+    Answer(gateway.create_volume(wanted).await)
+}
+
+async fn adopt(State(gateway): Shared, Json(wanted): Json<AdoptVolume>) -> impl IntoResponse {
+    Answer(gateway.adopt_volume(wanted).await)
+}
+
+async fn show(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.show_volume(&name))
+}
+
+async fn delete(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.delete_volume(&name).await)
+}
+
+async fn resize(State(gateway): Shared, Segment(name): Segment<String>, Json(to): Json<Resize>) -> impl IntoResponse {
+    Answer(gateway.resize_volume(&name, to.size).await)
+}
+
+async fn access(State(gateway): Shared, Segment(name): Segment<String>, Json(to): Json<Access>) -> impl IntoResponse {
+    Answer(gateway.set_access(&name, to).await)
+}
+
+async fn drain(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.drain_volume(&name).await)
+}
+
+async fn release(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.release_volume(&name).await)
+}

@@ -1,0 +1,196 @@
+//! The words of the command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use base::ByteSize;
+use clap::{Args, Parser, Subcommand};
+
+/// A cloud storage gateway: iSCSI disks whose bytes live in object storage.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version)]
+pub struct Arguments {
+    /// The gateway's data directory, where its API listens.
+    #[arg(long, global = true, env = "TIDEGATE_DATA", default_value = "/var/lib/tidegate")]
+    pub data_dir: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one disk out of a directory, to try it out: no account, no root.
+    Demo(Demo),
+    /// Run the gateway.
+    Serve {
+        /// The configuration file.
+        #[arg(long, default_value = "tidegate.toml")]
+        config: PathBuf,
+    },
+    /// Volumes: disks in buckets.
+    Volume {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: Volume,
+    },
+    /// Buckets: where volumes live.
+    Bucket {
+        /// What to do with them.
+        #[command(subcommand)]
+        verb: Bucket,
+    },
+    /// Show everything about a running gateway.
+    Status {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// A disk to try out.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Where everything is kept.
+    #[arg(long, default_value = "./tidegate-demo")]
+    pub data: PathBuf,
+    /// The bucket; a directory below --data, if not said. As s3://bucket/prefix?endpoint=http://HOST:PORT.
+    #[arg(long)]
+    pub bucket: Option<String>,
+    /// Where to listen.
+    #[arg(long, default_value = "127.0.0.1:3260")]
+    pub iscsi: SocketAddr,
+    /// The disk's size, when it is first made.
+    #[arg(long, default_value = "10GiB", value_parser = size)]
+    pub size: ByteSize,
+}
+
+/// Who may use a volume.
+#[derive(Debug, Args)]
+pub struct Rules {
+    /// A CHAP user and secret (12 bytes or more) that may log in, as user:secret; may be given again.
+    #[arg(long, value_name = "USER:SECRET")]
+    pub chap: Vec<String>,
+    /// A file with lines user:secret, kept out of the process list.
+    #[arg(long, value_name = "FILE")]
+    pub chap_file: Option<PathBuf>,
+    /// How the target proves itself to initiators (mutual CHAP), as user:secret.
+    #[arg(long, value_name = "USER:SECRET")]
+    pub mutual: Option<String>,
+    /// An initiator name that may log in; may be given again.
+    #[arg(long, value_name = "NAME")]
+    pub initiator: Vec<String>,
+    /// An address or network that may connect, as 10.0.0.0/8; may be given again.
+    #[arg(long, value_name = "NETWORK")]
+    pub network: Vec<String>,
+}
+
+/// What to do with volumes.
+#[derive(Debug, Subcommand)]
+pub enum Volume {
+    /// Create a volume.
+    Create {
+        /// Its name.
+        name: String,
+        /// Its size, as 100GiB.
+        #[arg(long, value_parser = size)]
+        size: ByteSize,
+        /// The bucket; needed if there are several.
+        #[arg(long)]
+        bucket: Option<String>,
+        /// The cache disk.
+        #[arg(long)]
+        disk: Option<String>,
+        /// Bytes in a logical block: 512 or 4096.
+        #[arg(long)]
+        block_size: Option<u32>,
+        /// Who may use it.
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// Take over a volume that is in a bucket, after another gateway let go of it or was lost.
+    Adopt {
+        /// Its name here.
+        name: String,
+        /// Its id, or the name it was created under.
+        #[arg(long)]
+        image: Option<String>,
+        /// The bucket.
+        #[arg(long)]
+        bucket: Option<String>,
+        /// The cache disk.
+        #[arg(long)]
+        disk: Option<String>,
+        /// Give up what the lost gateway had not uploaded: its epoch, as the refusal names it.
+        #[arg(long, value_name = "EPOCH")]
+        accept_loss: Option<u64>,
+        /// Who may use it.
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// List all volumes.
+    List,
+    /// Show one volume.
+    Show {
+        /// Its name.
+        name: String,
+    },
+    /// Change a volume's size.
+    Resize {
+        /// Its name.
+        name: String,
+        /// The new size. What lies behind a smaller one is lost.
+        #[arg(long, value_parser = size)]
+        size: ByteSize,
+    },
+    /// Change who may use a volume. What is not said is cleared.
+    Access {
+        /// Its name.
+        name: String,
+        /// Who may use it.
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// Wait until everything written so far is in the bucket.
+    Drain {
+        /// Its name.
+        name: String,
+    },
+    /// Let go of a volume: it stays in its bucket, and any gateway may adopt it.
+    Release {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a volume and all its data.
+    Delete {
+        /// Its name.
+        name: String,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+    },
+}
+
+/// What to do with buckets.
+#[derive(Debug, Subcommand)]
+pub enum Bucket {
+    /// Probe a bucket and add it.
+    Add {
+        /// Its name here.
+        name: String,
+        /// Where it is: s3://bucket/prefix?region=…&endpoint=…, oss://…, az://…, gs://…, dir:///path.
+        url: String,
+    },
+    /// List all buckets.
+    List,
+    /// Probe a bucket again.
+    Probe {
+        /// Its name.
+        name: String,
+    },
+}
+
+fn size(text: &str) -> Result<ByteSize, String> {
+    text.parse().map_err(|e: base::Error| e.to_string())
+}

@@ -1,0 +1,176 @@
+//! `tidegate demo`: one disk out of a directory.
+
+use std::io::IsTerminal;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::{SOCKET, Server};
+use base::{ByteSize, Error, ErrorKind, Result};
+use gateway::{Access, Config, CreateVolume, DiskConfig, Gateway, IscsiConfig, UploadConfig, VolumeView};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::cli::Demo;
+use crate::run::{log_to_stderr, seams, stop, until_stopped};
+
+const VOLUME: &str = "disk";
+const BUCKET: &str = "bucket";
+
+/// Serves the disk until it is stopped.
+pub async fn run(wanted: Demo) -> Result<()> {
+    let data = std::path::absolute(&wanted.data)
+        .map_err(|e| Error::caused(ErrorKind::Invalid, format!("{} is no path", wanted.data.display()), e))?;
+    let terminal = std::io::stdout().is_terminal();
+    if !terminal {
+        log_to_stderr();
+    }
+    let config = config(&data, wanted.iscsi);
+    let seams = seams();
+    let gateway = Gateway::start(config, seams.clone()).await?;
+    let _api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
+    let bucket = wanted.bucket.clone().unwrap_or_else(|| data.join("bucket").display().to_string());
+    let volume = match prepare(&gateway, &bucket, wanted.size).await {
+        Ok(volume) => volume,
+        Err(e) => {
+            // What was begun ends in good order before the reason is told.
+            let _ = gateway.stop(|_| ()).await;
+            return Err(e);
+        }
+    };
+    let portal = gateway.addresses().first().copied().unwrap_or(wanted.iscsi);
+    print!("{}", greeting(&data.display().to_string(), &bucket, &volume, portal));
+    watch(gateway.clone(), terminal).await?;
+    stop(&gateway).await?;
+    println!("stopped; everything is kept in {}", data.display());
+    Ok(())
+}
+
+fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
+    Config {
+        name: "demo".into(),
+        data: data.to_owned(),
+        disks: vec![DiskConfig {
+            name: "cache".into(),
+            path: data.join("cache"),
+            journal: ByteSize::gib(2),
+            cache: ByteSize::gib(10),
+            local_segments: ByteSize::gib(16),
+        }],
+        iscsi: IscsiConfig { listen: vec![iscsi], ..IscsiConfig::default() },
+        upload: UploadConfig::default(),
+        memory: ByteSize::mib(256),
+        stop_within: Duration::from_secs(30),
+    }
+}
+
+/// Makes bucket and volume at the first start, waits for the volume at later ones.
+async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<VolumeView> {
+    match gateway.buckets()?.first() {
+        None => drop(gateway.add_bucket(BUCKET, url).await?),
+        Some(known) if known.url != url.split('?').next().unwrap_or_default() => {
+            return Err(Error::invalid(format!(
+                "this demo's data is in {}; give the same --bucket or another --data",
+                known.url
+            )));
+        }
+        Some(_) => {}
+    }
+    if gateway.volumes().is_empty() {
+        let wanted = CreateVolume {
+            name: VOLUME.into(),
+            size: size.0,
+            bucket: None,
+            disk: None,
+            block_size: None,
+            access: Access::default(),
+        };
+        return gateway.create_volume(wanted).await;
+    }
+    loop {
+        let volume = gateway.show_volume(VOLUME)?;
+        match (volume.state.as_str(), &volume.reason) {
+            ("open", _) => return Ok(volume),
+            ("opening", None) => tokio::time::sleep(Duration::from_millis(10)).await,
+            ("opening", Some(why)) => {
+                eprintln!("the disk waits for its bucket: {why}");
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            (state, why) => {
+                let why = why.as_deref().unwrap_or("no reason is known");
+                return Err(Error::new(ErrorKind::Unavailable, format!("the disk is {state}: {why}")));
+            }
+        }
+    }
+}
+
+fn greeting(data: &str, bucket: &str, volume: &VolumeView, portal: SocketAddr) -> String {
+    let target = &volume.target;
+    format!(
+        "Tidegate serves a disk of {size}.
+
+  bucket      {bucket}
+  cache disk  {data}/cache
+  target      {target}
+  portal      {portal}
+
+URL for libiscsi and QEMU:
+iscsi://{portal}/{target}/{lun}
+
+Attach it to a Linux machine:
+  iscsiadm -m discovery -t sendtargets -p {portal}
+  iscsiadm -m node -T {target} -p {portal} --login
+and detach it:
+  iscsiadm -m node -T {target} -p {portal} --logout
+
+See more with: tidegate --data-dir {data} status
+Stop with Ctrl-C. Killed or stopped, the disk is as it was when it is started again.
+
+",
+        size = ByteSize(volume.size),
+        lun = volume.lun,
+    )
+}
+
+/// Shows what is dirty and what is in the bucket: live on a terminal, in a line when it changes elsewhere.
+async fn watch(gateway: Arc<Gateway>, terminal: bool) -> Result<()> {
+    let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    let show = async {
+        let mut last = String::new();
+        loop {
+            let line = line(&gateway.show_volume(VOLUME)?);
+            if terminal {
+                bar.set_message(line.clone());
+                bar.tick();
+                tokio::time::sleep(Duration::from_millis(250)).await;
+            } else {
+                if line != last {
+                    println!("{line}");
+                    last = line;
+                }
+                tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+        }
+    };
+    let done = tokio::select! {
+        biased;
+        stopped = until_stopped() => stopped,
+        failed = show => failed,
+    };
+    bar.finish_and_clear();
+    done
+}
+
+fn line(v: &VolumeView) -> String {
+    let state = match (v.state.as_str(), &v.reason, &v.trouble) {
+        ("open", _, None) => String::new(),
+        ("open", _, Some(trouble)) => format!("; uploads wait: {trouble}"),
+        (state, why, _) => format!("; {state}: {}", why.as_deref().unwrap_or_default()),
+    };
+    format!(
+        "not yet in the bucket: {}; in the bucket: {} ({} in use){state}",
+        ByteSize(v.dirty),
+        ByteSize(v.stored),
+        ByteSize(v.live)
+    )
+}

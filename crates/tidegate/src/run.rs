@@ -1,0 +1,171 @@
+//! Running the daemon, and carrying out commands through its API.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+
+use api::{Client, SOCKET, Server};
+use base::{Error, ErrorKind, Result};
+use gateway::{Access, AdoptVolume, Config, CreateVolume, Gateway, Seams};
+use indicatif::{ProgressBar, ProgressStyle};
+use local::{OsEntropy, SystemClock};
+use portal::Threads;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::cli::{Arguments, Bucket, Command, Rules, Volume};
+use crate::{demo, show};
+
+/// Does what the arguments say.
+pub fn run(arguments: Arguments) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::caused(ErrorKind::Internal, "no runtime; raise the limits on threads and files", e))?;
+    let socket = arguments.data_dir.join(SOCKET);
+    runtime.block_on(async {
+        match arguments.command {
+            Command::Demo(wanted) => demo::run(wanted).await,
+            Command::Serve { config } => serve(Config::load(&config)?).await,
+            Command::Volume { verb } => volume(&Client::new(&socket), verb).await,
+            Command::Bucket { verb } => bucket(&Client::new(&socket), verb).await,
+            Command::Status { json } => {
+                let status = Client::new(&socket).status().await?;
+                if json { show::json(&status) } else { show::status(&status) }
+            }
+        }
+    })
+}
+
+/// The seams of production.
+pub fn seams() -> Seams {
+    Seams {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(OsEntropy),
+        spawn: Arc::new(Threads::new(tokio::runtime::Handle::current())),
+    }
+}
+
+/// The log goes to stderr.
+pub fn log_to_stderr() {
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    let log = log.with_ansi(std::io::stderr().is_terminal()).with_max_level(tracing::Level::INFO);
+    // A second call changes nothing.
+    let _ = log.try_init();
+}
+
+async fn serve(config: Config) -> Result<()> {
+    log_to_stderr();
+    let seams = seams();
+    let socket = config.data.join(SOCKET);
+    let gateway = Gateway::start(config, seams.clone()).await?;
+    let _api = Server::start(gateway.clone(), &socket, &*seams.spawn)?;
+    for address in gateway.addresses() {
+        tracing::info!("iSCSI listens on {address}");
+    }
+    tracing::info!("the API listens on {}", socket.display());
+    until_stopped().await?;
+    stop(&gateway).await
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub async fn until_stopped() -> Result<()> {
+    let failed = |e| Error::caused(ErrorKind::Internal, "signals cannot be received", e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    tokio::select! {
+        biased;
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}
+
+/// Ends the gateway in good order, showing how much is still to be uploaded. A second signal ends it at once.
+pub async fn stop(gateway: &Gateway) -> Result<()> {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_message("stopping");
+    let stopping = gateway.stop(|left| {
+        bar.set_message(format!("stopping: {} still to upload (^C leaves them in the journal)", base::ByteSize(left)));
+        bar.tick();
+    });
+    let done = tokio::select! {
+        biased;
+        done = stopping => done,
+        again = until_stopped() => again,
+    };
+    bar.finish_and_clear();
+    done
+}
+
+async fn volume(client: &Client, verb: Volume) -> Result<()> {
+    match verb {
+        Volume::Create { name, size, bucket, disk, block_size, rules } => {
+            let access = rules.access()?;
+            let wanted = CreateVolume { name, size: size.0, bucket, disk, block_size, access };
+            show::volume(&client.create(&wanted).await?, &client.status().await?.portals)
+        }
+        Volume::Adopt { name, image, bucket, disk, accept_loss, rules } => {
+            let access = rules.access()?;
+            let image = image.unwrap_or_else(|| name.clone());
+            let wanted = AdoptVolume { name, image, bucket, disk, accept_loss, access };
+            show::volume(&client.adopt(&wanted).await?, &client.status().await?.portals)
+        }
+        Volume::List => show::volumes(&client.volumes().await?),
+        Volume::Show { name } => show::volume(&client.volume(&name).await?, &client.status().await?.portals),
+        Volume::Resize { name, size } => {
+            show::volume(&client.resize(&name, size.0).await?, &client.status().await?.portals)
+        }
+        Volume::Access { name, rules } => {
+            show::volume(&client.set_access(&name, &rules.access()?).await?, &client.status().await?.portals)
+        }
+        Volume::Drain { name } => client.drain(&name).await.map(drop),
+        Volume::Release { name } => client.release(&name).await,
+        Volume::Delete { name, yes: true } => client.delete(&name).await,
+        Volume::Delete { name, yes: false } => Err(Error::invalid(format!(
+            "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"
+        ))),
+    }
+}
+
+async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
+    match verb {
+        Bucket::Add { name, url } => show::probe(&client.add_bucket(&name, &absolute(&url)?).await?),
+        Bucket::List => show::buckets(&client.buckets().await?),
+        Bucket::Probe { name } => show::probe(&client.probe(&name).await?),
+    }
+}
+
+/// A plain path means the same to the daemon as it does here.
+fn absolute(url: &str) -> Result<String> {
+    if url.contains(':') {
+        return Ok(url.to_owned());
+    }
+    let path = std::path::absolute(Path::new(url))
+        .map_err(|e| Error::caused(ErrorKind::Invalid, format!("{url:?} is no path"), e))?;
+    Ok(path.display().to_string())
+}
+
+impl Rules {
+    /// The rules as the gateway takes them.
+    fn access(self) -> Result<Access> {
+        let mut chap = self.chap;
+        if let Some(file) = self.chap_file {
+            let text = std::fs::read_to_string(&file)
+                .map_err(|e| Error::caused(ErrorKind::Invalid, format!("cannot read {}", file.display()), e))?;
+            chap.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+        }
+        let user = |text: &String| {
+            let (user, secret) = text
+                .split_once(':')
+                .ok_or_else(|| Error::invalid("a CHAP user and its secret are written as user:secret"))?;
+            Ok(gateway::ChapUser { user: user.to_owned(), secret: secret.to_owned() })
+        };
+        Ok(Access {
+            chap: chap.iter().map(user).collect::<Result<_>>()?,
+            mutual: self.mutual.as_ref().map(user).transpose()?,
+            initiators: self.initiator,
+            networks: self.network,
+        })
+    }
+}

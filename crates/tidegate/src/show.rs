@@ -1,0 +1,156 @@
+//! What the command line prints.
+
+use std::io::Write;
+
+use base::{ByteSize, Error, ErrorKind, Result};
+use gateway::{BucketView, GatewayView, ProbeView, VolumeView};
+
+fn print(text: &str) -> Result<()> {
+    // A reader that went away (`| head`) is no fault.
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Error::caused(ErrorKind::Internal, "cannot print", e))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Any view as JSON.
+pub fn json(view: &GatewayView) -> Result<()> {
+    let text = serde_json::to_string_pretty(view)
+        .map_err(|e| Error::caused(ErrorKind::Internal, "the status cannot be shown as JSON", e))?;
+    print(&format!("{text}\n"))
+}
+
+fn table(rows: Vec<Vec<String>>) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |i: usize| rows.iter().filter_map(|r| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text.push_str(cells.join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn cells<const N: usize>(cells: [&str; N]) -> Vec<String> {
+    cells.iter().map(|c| c.to_string()).collect()
+}
+
+fn volume_rows(volumes: &[VolumeView]) -> Vec<Vec<String>> {
+    let mut rows = vec![cells(["VOLUME", "SIZE", "STATE", "NOT UPLOADED", "STORED", "BUCKET", "TARGET"])];
+    for v in volumes {
+        rows.push(vec![
+            v.name.clone(),
+            ByteSize(v.size).to_string(),
+            v.state.clone(),
+            ByteSize(v.dirty).to_string(),
+            ByteSize(v.stored).to_string(),
+            v.bucket.clone(),
+            v.target.clone(),
+        ]);
+    }
+    rows
+}
+
+/// All volumes.
+pub fn volumes(volumes: &[VolumeView]) -> Result<()> {
+    print(&table(volume_rows(volumes)))
+}
+
+fn remarks(v: &VolumeView) -> String {
+    let mut text = String::new();
+    if let Some(why) = &v.reason {
+        text.push_str(&format!("{}: {}: {why}\n", v.name, v.state));
+    }
+    if let Some(trouble) = &v.trouble {
+        text.push_str(&format!("{}: uploads wait: {trouble}\n", v.name));
+    }
+    text
+}
+
+/// One volume.
+pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
+    let rows = vec![
+        vec!["volume".into(), v.name.clone()],
+        vec!["state".into(), v.state.clone()],
+        vec!["size".into(), format!("{} ({}-byte blocks)", ByteSize(v.size), v.block_size)],
+        vec!["bucket".into(), v.bucket.clone()],
+        vec!["cache disk".into(), v.disk.clone()],
+        vec!["image".into(), v.image.clone()],
+        vec!["epoch".into(), v.epoch.to_string()],
+        vec!["not uploaded".into(), ByteSize(v.dirty).to_string()],
+        vec!["in local segments".into(), ByteSize(v.local_segments).to_string()],
+        vec!["stored".into(), format!("{}, of which {} in use", ByteSize(v.stored), ByteSize(v.live))],
+        vec!["target".into(), v.target.clone()],
+        vec!["CHAP".into(), if v.chap { "required" } else { "off" }.into()],
+    ];
+    let mut text = table(rows);
+    text.push_str(&remarks(v));
+    for portal in portals {
+        text.push_str(&format!("iscsi://{portal}/{}/{}\n", v.target, v.lun));
+    }
+    print(&text)
+}
+
+/// All buckets.
+pub fn buckets(buckets: &[BucketView]) -> Result<()> {
+    let mut rows = vec![cells(["BUCKET", "URL", "STATE"])];
+    rows.extend(buckets.iter().map(|b| {
+        vec![b.name.clone(), b.url.clone(), b.trouble.clone().unwrap_or_else(|| "ready".into())]
+    }));
+    print(&table(rows))
+}
+
+/// What a probe found.
+pub fn probe(probe: &ProbeView) -> Result<()> {
+    let lines: Vec<String> = probe.findings.iter().map(|line| format!("{line}\n")).collect();
+    print(&format!("bucket {}\n{}", probe.name, lines.concat()))
+}
+
+/// The whole gateway.
+pub fn status(g: &GatewayView) -> Result<()> {
+    let mut text = format!("gateway {} {} (id {})\n", g.name, g.version, g.id);
+    text.push_str(&format!("iSCSI on {}\n\n", g.portals.join(", ")));
+    text.push_str(&table(volume_rows(&g.volumes)));
+    text.push_str(&g.volumes.iter().map(remarks).collect::<String>());
+    text.push('\n');
+    let mut rows = vec![cells(["CACHE DISK", "JOURNAL", "LOCAL SEGMENTS", "CACHE", "HITS", "PATH"])];
+    for d in &g.disks {
+        let reads = (d.cache_hits + d.cache_misses).max(1);
+        rows.push(vec![
+            d.name.clone(),
+            format!("{} of {}", ByteSize(d.journal_used), ByteSize(d.journal_capacity)),
+            ByteSize(d.local_segments).to_string(),
+            format!("{} of {}", ByteSize(d.cache_used), ByteSize(d.cache_capacity)),
+            format!("{} %", d.cache_hits * 100 / reads),
+            d.path.clone(),
+        ]);
+    }
+    text.push_str(&table(rows));
+    if !g.forks.is_empty() {
+        text.push('\n');
+        let mut rows = vec![cells(["LOST TO ANOTHER GATEWAY", "SIZE", "CACHE DISK"])];
+        rows.extend(g.forks.iter().map(|f| vec![f.name.clone(), ByteSize(f.size).to_string(), f.disk.clone()]));
+        text.push_str(&table(rows));
+    }
+    text.push('\n');
+    let mut rows = vec![cells(["INITIATOR", "FROM", "TARGET", "COMMANDS", "READ", "WRITTEN"])];
+    for s in &g.sessions {
+        rows.push(vec![
+            s.initiator.clone(),
+            s.peer.clone(),
+            s.target.clone().unwrap_or_else(|| "(discovery)".into()),
+            s.commands.to_string(),
+            ByteSize(s.bytes_out).to_string(),
+            ByteSize(s.bytes_in).to_string(),
+        ]);
+    }
+    text.push_str(&table(rows));
+    for e in g.events.iter().rev().take(10).rev() {
+        text.push_str(&format!("{}: {}\n", e.severity, e.text));
+    }
+    print(&text)
+}
