@@ -51,7 +51,7 @@ struct Room {
     scope: Scope,
 }
 
-const CHECKS: [(&str, Check); 19] = [
+const CHECKS: [(&str, Check); 20] = [
     ("bodies of all sizes come back", |r| Box::pin(content::bodies(r))),
     ("ranges are cut at the end and refused behind it", |r| Box::pin(content::ranges(r))),
     ("put replaces and changes the tag", |r| Box::pin(content::replace(r))),
@@ -64,6 +64,7 @@ const CHECKS: [(&str, Check); 19] = [
     ("storage classes", |r| Box::pin(content::classes(r))),
     ("archive and restore", |r| Box::pin(content::archive(r))),
     ("odd names are kept apart and listed as they are", |r| Box::pin(names::odd(r))),
+    ("names with a backslash", |r| Box::pin(names::backslash(r))),
     ("lists are in byte order, paged and filtered", |r| Box::pin(names::listing(r))),
     ("lists show every change at once", |r| Box::pin(names::consistency(r))),
     ("an object below an object works or is refused", |r| Box::pin(names::nested(r))),

@@ -214,7 +214,7 @@ impl Gateway {
         let _one = self.changing.lock().await;
         check_name("bucket", name)?;
         let store = self.open_bucket(url)?;
-        let probe = probe(name, &*store, &self.seams).await?;
+        let probe = probe(name, &store, &self.seams).await?;
         self.catalog.add_bucket(&BucketRow { name: name.to_owned(), url: url.to_owned() })?;
         self.buckets.lock().insert(name.to_owned(), Ok(store));
         Ok(probe)
@@ -230,7 +230,7 @@ impl Gateway {
 
     /// Probes a bucket again.
     pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
-        probe(name, &*self.bucket(name)?, &self.seams).await
+        probe(name, &self.bucket(name)?, &self.seams).await
     }
 
     /// Creates a volume and opens it.
@@ -488,9 +488,22 @@ fn session(s: scsi::iscsi::SessionView) -> SessionView {
     }
 }
 
-async fn probe(name: &str, store: &dyn Bucket, seams: &Seams) -> Result<ProbeView> {
+async fn probe(name: &str, store: &Arc<dyn Bucket>, seams: &Seams) -> Result<ProbeView> {
     let report = bucket::probe(store, &*seams.entropy).await?;
-    Ok(ProbeView { name: name.to_owned(), findings: report.findings() })
+    Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
+}
+
+fn findings(report: &bucket::ProbeReport) -> Vec<String> {
+    let sums = if report.verifies_uploads {
+        "bodies with a wrong CRC-64 are refused by the store"
+    } else {
+        "the store does not verify CRC-64s; damage on the way up shows when it is read"
+    };
+    vec![
+        format!("{}: create-only puts are right, also in a race of 16", report.url),
+        sums.to_owned(),
+        format!("one small object took {} ms to be stored", report.create_millis),
+    ]
 }
 
 async fn find_image(store: &dyn Bucket, wanted: &str) -> Result<chain::ImageRecord> {

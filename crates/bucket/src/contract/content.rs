@@ -208,7 +208,14 @@ pub async fn archive(room: &Room) -> Result<Outcome> {
     if head.access == Access::Ready {
         return Ok(Outcome::Absent("archived objects stay readable".into()));
     }
-    must_fail(room.bucket.get(&key, None).await, ErrorKind::Invalid, "get of an archived object")?;
+    match room.bucket.get(&key, None).await {
+        Ok(_) => {
+            return Ok(Outcome::Absent(
+                "archive classes are names only: objects in them stay readable".into(),
+            ));
+        }
+        refused => must_fail(refused, ErrorKind::Invalid, "get of an archived object")?,
+    }
     match room.bucket.restore(&key, 1).await {
         Err(e) if e.kind() == ErrorKind::Invalid => return Ok(Outcome::Absent(e.to_string())),
         other => other?,

@@ -1,7 +1,9 @@
 //! Every store against the contract, and the decorators against stores that fail.
 
+mod decorators;
 mod faults;
 mod local;
+mod servers;
 
 use std::sync::Arc;
 
