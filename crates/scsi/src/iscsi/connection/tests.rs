@@ -316,11 +316,9 @@ fn data_comes_immediately_unasked_and_asked_for() {
         let data = pattern(keys.len() as u64, 131_072);
         let flags = if unsolicited > immediate { 0x20 } else { 0xa0 };
         i.command(flags, 1, 131_072, cdb10(0x2a, 1000, 256), &data[..immediate]);
-        let mut sn = 0;
-        for at in (immediate..unsolicited).step_by(4096) {
+        for (sn, at) in (0..).zip((immediate..unsolicited).step_by(4096)) {
             assert_eq!(i.receive().len(), 0, "nothing is asked for before the unsolicited data has ended");
             i.data_out(1, NO_TAG, at + 4096 == unsolicited, sn, at as u32, &data[at..at + 4096]);
-            sn += 1;
         }
         let mut queue: std::collections::VecDeque<_> = i.receive().into();
         let (mut at, mut r2ts) = (unsolicited as u32, 0);
