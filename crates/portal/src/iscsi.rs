@@ -152,7 +152,9 @@ async fn accept(
 ) {
     let listener = match tokio::net::TcpListener::from_std(listener) {
         Ok(listener) => listener,
-        Err(error) => return tracing::error!("cannot serve {address}: {error}; raise the limit of open files"),
+        Err(error) => {
+            return tracing::error!("cannot serve {address}: {error}; raise the limit of open files");
+        }
     };
     let mut turn = 0usize;
     loop {
@@ -253,7 +255,9 @@ async fn attend(accepted: Accepted, shared: Arc<Shared>, mut stop: watch::Receiv
     match AssertUnwindSafe(drive(connection, socket, shared.origin, stopped)).catch_unwind().await {
         Ok(Some(reason)) => tracing::info!("closed the connection of {peer}: {reason}"),
         Ok(None) => tracing::debug!("{peer} has left"),
-        Err(_) => tracing::error!("the connection of {peer} broke on a fault of ours; please report it with the log"),
+        Err(_) => tracing::error!(
+            "the connection of {peer} broke on a fault of ours; please report it with the log"
+        ),
     }
     drop(seat);
 }

@@ -25,7 +25,9 @@ impl Spawn for Threads {
     fn spawn_thread(&self, name: &'static str, work: BoxFuture<'static, ()>) {
         let run = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(work),
-            Err(error) => tracing::error!("thread {name} has no runtime: {error}; raise the limit of open files"),
+            Err(error) => {
+                tracing::error!("thread {name} has no runtime: {error}; raise the limit of open files")
+            }
         };
         if let Err(error) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
             tracing::error!("thread {name} cannot be started: {error}; raise the limit of threads");

@@ -403,4 +403,6 @@ impl Drop for Connection {
 }
 
 #[cfg(test)]
+pub(super) mod script;
+#[cfg(test)]
 mod tests;

@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 
 /// What a session is told from outside.
 pub(super) enum Notice {
-    /// End the tasks of one logical unit (`None`: all), without a response. The ticket is dropped when they have ended.
+    /// End the tasks of one logical unit (`None`: all) because another session says so. The ticket is dropped when they
+    /// have ended.
     Abort { lun: Option<u16>, ticket: Arc<Gate> },
     /// A gate of this session's own has opened.
     Opened(u64),

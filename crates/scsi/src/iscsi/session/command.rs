@@ -119,10 +119,10 @@ impl Session {
         if task.stage != Stage::Collecting {
             return;
         }
-        if let Some(refusal) = task.refusal {
+        if task.refusal.is_some() {
             // The initiator may still be sending; the status waits until it has ended (RFC 7143 §7.8).
             if task.bursts.is_empty() {
-                self.refuse(id, refusal, out);
+                self.refuse(id, out);
             }
             return;
         }
@@ -183,10 +183,7 @@ impl Session {
             Ok(admission) => task.admittance = Admittance::Granted(admission),
             Err(error) => {
                 task.admittance = Admittance::Unneeded;
-                task.refusal.get_or_insert(match error.kind() {
-                    base::ErrorKind::Busy => Refusal::TaskSetFull,
-                    kind => Refusal::NotAdmitted(kind),
-                });
+                task.refusal.get_or_insert(Refusal::NotAdmitted(error));
             }
         }
         self.progress(id, out);
@@ -240,6 +237,6 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         data: Vec::new(),
         r2t_sn: 0,
         reserved: 0,
-        aborted: Vec::new(),
+        aborted: None,
     }
 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::task::TaskId;
+use super::task::{Aborter, TaskId};
 use super::{Event, Held, Session, lun_number};
 use crate::iscsi::mailbox::{Gate, Notice};
 use crate::iscsi::output::Output;
@@ -86,7 +86,7 @@ impl Session {
             self.tasks.get(*id).is_some_and(|task| lun_number(task.lun) == lun_number(header.lun()))
         };
         if let Some(id) = id.filter(of_unit) {
-            self.abort(id, gate);
+            drop(self.abort(id, Aborter::Own, gate));
             return Answer::Complete;
         }
         // A command that is still missing counts as received and aborted: its place in the order is filled.

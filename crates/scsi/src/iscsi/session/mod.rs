@@ -32,7 +32,7 @@ use crate::medium::{Admission, BlockMedium};
 use crate::task::{Command, Nexus, Outcome, TaskAttribute, TaskFunction};
 
 pub use task::TaskId;
-use task::{Stage, Task, Tasks};
+use task::{Aborted, Aborter, Stage, Task, Tasks};
 use window::{Place, Window};
 
 /// What the shell around a connection has to do for it.
@@ -376,8 +376,11 @@ impl Session {
     /// A task has ended.
     pub(super) fn complete(&mut self, id: TaskId, outcome: Outcome, out: &mut Output) {
         let Some(task) = self.remove(id) else { return };
-        if task.aborted.is_empty() && !self.closing {
-            self.respond(&task, outcome, out);
+        match task.aborted.as_ref().map(|aborted| aborted.by) {
+            _ if self.closing => {}
+            None => self.respond(&task, outcome, out),
+            Some(Aborter::Own) => {}
+            Some(Aborter::Other) => self.respond_aborted(&task, out),
         }
         self.feed_starved(out);
     }
@@ -403,18 +406,37 @@ impl Session {
         Some(task)
     }
 
-    /// Ends a task without a response: at once, or, if the device runs it, when it has ended; `ticket` lasts till then.
-    fn abort(&mut self, id: TaskId, ticket: &Arc<Gate>) {
+    /// Ends a task: at once, or, if the device runs it, when it has ended; `ticket` lasts till then. Returns a task
+    /// that has ended.
+    fn abort(&mut self, id: TaskId, by: Aborter, ticket: &Arc<Gate>) -> Option<Box<Task>> {
         match self.tasks.get_mut(id) {
-            Some(task) if task.stage == Stage::Running => task.aborted.push(ticket.clone()),
-            _ => drop(self.remove(id)),
+            Some(task) if task.stage == Stage::Running => {
+                let aborted = task.aborted.get_or_insert(Aborted { tickets: Vec::new(), by });
+                aborted.tickets.push(ticket.clone());
+                if by == Aborter::Own {
+                    aborted.by = by;
+                }
+                None
+            }
+            _ => self.remove(id),
         }
     }
 
-    /// Ends all tasks that a test selects.
+    /// Ends all tasks that a test selects, for the session itself.
     fn abort_all(&mut self, ticket: &Arc<Gate>, wanted: impl Fn(&Task) -> bool) {
         for id in self.tasks.select(wanted) {
-            self.abort(id, ticket);
+            drop(self.abort(id, Aborter::Own, ticket));
+        }
+    }
+
+    /// Ends all tasks of a logical unit, or of all, for another session.
+    fn abort_for_other(&mut self, lun: Option<u16>, ticket: &Arc<Gate>, out: &mut Output) {
+        for id in self.tasks.select(|task| lun.is_none_or(|lun| lun_number(task.lun) == lun)) {
+            if let Some(task) = self.abort(id, Aborter::Other, ticket)
+                && !self.closing
+            {
+                self.respond_aborted(&task, out);
+            }
         }
     }
 
@@ -428,7 +450,7 @@ impl Session {
     pub(super) fn notice(&mut self, notice: Notice, out: &mut Output) {
         match notice {
             Notice::Abort { lun, ticket } => {
-                self.abort_all(&ticket, |task| lun.is_none_or(|lun| lun_number(task.lun) == lun));
+                self.abort_for_other(lun, &ticket, out);
                 self.feed_starved(out);
             }
             Notice::Opened(number) => self.opened(number, out),

@@ -17,8 +17,6 @@ const UNDERFLOW: u8 = 0x02;
 const STATUS: u8 = 0x01;
 
 const ABORTED_COMMAND: u8 = 0x0b;
-const NOT_READY: u8 = 0x02;
-const HARDWARE_ERROR: u8 = 0x04;
 
 /// Flags and count of a residual: what was expected against what the command moves.
 fn residual(expected: u64, moved: u64, overflow: u8, underflow: u8) -> (u8, u32) {
@@ -66,9 +64,7 @@ impl Session {
             let (flag, n) = residual(u64::from(task.expected_out), outcome.transfer, OVERFLOW, UNDERFLOW);
             (flags, count, bidi) = (read_flag | flag, n, read_count);
         } else if task.expected_out > 0 {
-            // A command that reads although the initiator said that it writes took nothing of what was sent.
-            let moved = if brought > 0 { 0 } else { outcome.transfer };
-            (flags, count) = residual(u64::from(task.expected_out), moved, OVERFLOW, UNDERFLOW);
+            (flags, count) = residual(u64::from(task.expected_out), outcome.transfer, OVERFLOW, UNDERFLOW);
         } else if task.expected_in > 0 || outcome.transfer > 0 {
             (flags, count) = residual(u64::from(task.expected_in), outcome.transfer, OVERFLOW, UNDERFLOW);
         }
@@ -144,30 +140,35 @@ impl Session {
         data_sn
     }
 
-    /// Ends a task that the device never saw.
-    pub(super) fn refuse(&mut self, id: TaskId, refusal: Refusal, out: &mut Output) {
-        let Some(task) = self.remove(id) else { return };
-        self.respond(&task, refusal.outcome(), out);
+    /// Ends a task that was refused and that the device never saw.
+    pub(super) fn refuse(&mut self, id: TaskId, out: &mut Output) {
+        let Some(mut task) = self.remove(id) else { return };
+        let outcome = match task.refusal.take() {
+            Some(Refusal::Digest) => transfer_fault(0x47, 0x05),
+            Some(Refusal::UnexpectedData) => transfer_fault(0x0c, 0x0c),
+            Some(Refusal::IncorrectData) | None => transfer_fault(0x0c, 0x0d),
+            Some(Refusal::NotAdmitted(error)) => match &self.device {
+                Some(device) => device.admission_failed(task.lun, &error),
+                None => bare(Status::Busy),
+            },
+        };
+        self.respond(&task, outcome, out);
         self.feed_starved(out);
+    }
+
+    /// Ends a task that another session has aborted.
+    pub(super) fn respond_aborted(&mut self, task: &Task, out: &mut Output) {
+        self.respond(task, bare(Status::TaskAborted), out);
     }
 }
 
-impl Refusal {
-    /// RFC 7143 §11.4.7.2 for faults of the transfer.
-    fn outcome(self) -> Outcome {
-        let check = |key, asc, ascq| {
-            let sense = vec![0x70, 0, key, 0, 0, 0, 0, 10, 0, 0, 0, 0, asc, ascq, 0, 0, 0, 0];
-            Outcome { status: Status::CheckCondition, sense, data_in: Vec::new(), transfer: 0 }
-        };
-        match self {
-            Refusal::TaskSetFull => {
-                Outcome { status: Status::TaskSetFull, sense: Vec::new(), data_in: Vec::new(), transfer: 0 }
-            }
-            Refusal::Digest => check(ABORTED_COMMAND, 0x47, 0x05),
-            Refusal::UnexpectedData => check(ABORTED_COMMAND, 0x0c, 0x0c),
-            Refusal::IncorrectData => check(ABORTED_COMMAND, 0x0c, 0x0d),
-            Refusal::NotAdmitted(base::ErrorKind::Fenced) => check(HARDWARE_ERROR, 0x44, 0x00),
-            Refusal::NotAdmitted(_) => check(NOT_READY, 0x04, 0x00),
-        }
-    }
+/// A status and nothing else.
+fn bare(status: Status) -> Outcome {
+    Outcome { status, sense: Vec::new(), data_in: Vec::new(), transfer: 0 }
+}
+
+/// ABORTED COMMAND with the codes of RFC 7143 §11.4.7.2.
+fn transfer_fault(asc: u8, ascq: u8) -> Outcome {
+    let sense = vec![0x70, 0, ABORTED_COMMAND, 0, 0, 0, 0, 10, 0, 0, 0, 0, asc, ascq, 0, 0, 0, 0];
+    Outcome { sense, ..bare(Status::CheckCondition) }
 }

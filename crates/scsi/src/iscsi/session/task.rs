@@ -44,18 +44,16 @@ pub(super) enum Admittance {
 }
 
 /// Why a task ends without being run, once its data is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(super) enum Refusal {
-    /// The medium refused admission.
-    TaskSetFull,
     /// A data segment's digest was wrong.
     Digest,
     /// Data came that nobody asked for.
     UnexpectedData,
     /// Data was too long, too short or out of order.
     IncorrectData,
-    /// The medium refused admission for another reason than want of room.
-    NotAdmitted(base::ErrorKind),
+    /// The medium refused admission.
+    NotAdmitted(base::Error),
 }
 
 /// A run of data-out that is on its way: unsolicited (`ttt` is [`NO_TAG`](crate::iscsi::pdu::NO_TAG)) or asked for by
@@ -93,8 +91,25 @@ pub(super) struct Task {
     pub(super) r2t_sn: u32,
     /// Bytes of the session's budget that it holds.
     pub(super) reserved: usize,
-    /// Who waits for its end, if it was aborted while running.
-    pub(super) aborted: Vec<Arc<Gate>>,
+    /// Set if it was aborted while running.
+    pub(super) aborted: Option<Aborted>,
+}
+
+/// A task that is aborted and still runs.
+pub(super) struct Aborted {
+    /// Dropped with the task: who waits for its end then knows.
+    pub(super) tickets: Vec<Arc<Gate>>,
+    pub(super) by: Aborter,
+}
+
+/// Who aborts a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aborter {
+    /// The session itself: it gets no response for the task.
+    Own,
+    /// Another session of the target: the task ends with TASK ABORTED, as the control mode page's TAS bit says
+    /// (SAM-5 §5.6).
+    Other,
 }
 
 impl Task {
