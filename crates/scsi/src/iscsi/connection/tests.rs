@@ -652,7 +652,9 @@ fn a_logout_is_answered_when_commands_have_ended() {
     world.medium.resume();
     let answer = i.one();
     assert_eq!((answer.header.opcode(), answer.header.0[2]), (opcode::LOGOUT_RESPONSE, 0));
-    assert!(i.connection.is_closing());
+    assert!(i.connection.is_closing() && i.connection.is_parting());
+    i.pass(1);
+    assert!(i.connection.is_finished());
 }
 
 #[test]
