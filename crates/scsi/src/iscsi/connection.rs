@@ -20,7 +20,7 @@ use crate::task::Outcome;
 /// The longest data segment of the login phase, in bytes: MaxRecvDataSegmentLength before it is declared.
 const LOGIN_SEGMENT: usize = 8192;
 
-/// After a logout the initiator closes the connection; if it does not within this time, we do.
+/// After a logout or a refused login the initiator closes the connection; if it does not within this time, we do.
 const PARTING: Duration = Duration::from_secs(1);
 
 /// The number of the gate that a login waits at; sessions count from 1.
@@ -56,6 +56,7 @@ pub struct Connection {
     receiver: Receiver,
     output: Output,
     phase: Phase,
+    refused: bool,
     closing: bool,
     disconnected: bool,
     reason: Option<&'static str>,
@@ -82,6 +83,7 @@ impl Connection {
             local,
             receiver: Receiver::new(),
             output: Output::default(),
+            refused: false,
             closing: false,
             disconnected: false,
             reason: None,
@@ -249,10 +251,10 @@ impl Connection {
         self.closing || matches!(&self.phase, Phase::Full(session) if session.is_closing())
     }
 
-    /// Whether the initiator has logged out and may close the socket itself. An initiator that finds it closed while
-    /// it still tidies up (Linux) reports an error that is none.
+    /// Whether the initiator has logged out, or was refused, and may close the socket itself. An initiator that finds it
+    /// closed while it still tidies up (Linux) reports an error that is none.
     pub fn is_parting(&self) -> bool {
-        matches!(&self.phase, Phase::Full(session) if session.is_logged_out())
+        self.refused || matches!(&self.phase, Phase::Full(session) if session.is_logged_out())
     }
 
     /// Whether the socket is of no more use.
@@ -309,6 +311,9 @@ impl Connection {
                         self.ping = None;
                     }
                     self.finish(&header, landing, intact);
+                    if self.refused {
+                        self.heard = now;
+                    }
                 }
             }
         }
@@ -361,6 +366,7 @@ impl Connection {
             Turn::Reply(response, text) => self.output.put_copied(response, &text),
             Turn::Fail(response, failure) => {
                 self.output.put_copied(response, &[]);
+                self.refused = true;
                 self.close(failure.reason());
             }
             Turn::Accept(response, text, established) => self.grant(*request, response, text, *established),

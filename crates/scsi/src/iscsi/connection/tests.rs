@@ -80,7 +80,9 @@ fn logins_that_may_not_be_are_refused_with_the_reason() {
     ] {
         let mut i = world.connect();
         assert_eq!(i.login_step(0x87, keys).login_status(), status, "{keys:?}");
-        assert!(i.connection.is_closing());
+        assert!(i.connection.is_closing() && !i.connection.is_disconnected());
+        i.pass(1);
+        assert!(i.connection.is_finished());
     }
     let names = [("InitiatorName", INITIATOR), ("TargetName", TARGET)];
     let mut i = world.connect();
