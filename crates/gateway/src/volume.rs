@@ -91,6 +91,8 @@ impl VolumeTask {
         let unit = LogicalUnit::new(identity(&row), Arc::new(Volume::new(image.clone()))).await?;
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
+        let background = unit.clone();
+        self.env.spawn.spawn("logical-unit", Box::pin(async move { background.background().await }));
         self.targets.add(target(&row, device.clone())?)?;
         *self.state.lock() = State::Open(Box::new(Opened { image, unit, device }));
         Ok(())

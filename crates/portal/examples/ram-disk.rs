@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use base::{ByteSize, Result, SeededEntropy};
+use base::{ByteSize, Result, SeededEntropy, Spawn};
 use portal::{Options, Portal, Threads};
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
 use scsi::iscsi::{Authentication, Credential, Limits, Secret, TargetConfig, TargetRegistry};
@@ -27,18 +27,21 @@ async fn main() -> Result<()> {
     // Chance for challenges: a seed suffices for a disk that is not to keep anything.
     let registry =
         TargetRegistry::new(Arc::new(SeededEntropy::new(u64::from(std::process::id()))), Limits::default());
+    let spawn = Threads::new(tokio::runtime::Handle::current());
     for (number, (name, authentication)) in
         [("open", Authentication::none()), ("chap", authentication)].into_iter().enumerate()
     {
         let name = format!("iqn.2026-01.org.tidegate:{name}");
         let device = Arc::new(TargetDevice::new(&name));
         for lun in 0..2 {
-            device.attach(lun, disk(size, number as u8, lun as u8).await?);
+            let unit = disk(size, number as u8, lun as u8).await?;
+            let served = unit.clone();
+            spawn.spawn("unit", Box::pin(async move { served.background().await }));
+            device.attach(lun, unit);
         }
         registry.add(TargetConfig { authentication, ..TargetConfig::open(name.parse()?, device) })?;
         println!("iscsi://{listen}/{name}/0");
     }
-    let spawn = Threads::new(tokio::runtime::Handle::current());
     let portal = Portal::start(&[listen], registry, Options::default(), &spawn)?;
     println!("serving on {:?}; stop with Ctrl-C", portal.addresses());
     std::future::pending::<()>().await;

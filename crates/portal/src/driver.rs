@@ -142,13 +142,21 @@ fn receive(
     now: std::time::Duration,
     cx: &mut Context<'_>,
 ) -> bool {
-    let (Some(open), Some(space)) = (socket.as_mut(), connection.input_space()) else { return false };
+    let mut ignored = [0; 256];
+    let parting = connection.is_parting();
+    let (Some(open), Some(space)) =
+        (socket.as_mut(), if parting { Some(&mut ignored[..]) } else { connection.input_space() })
+    else {
+        return false;
+    };
     let mut buf = ReadBuf::new(space);
     match Pin::new(open).poll_read(cx, &mut buf) {
         Poll::Pending => false,
         Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
             let n = buf.filled().len();
-            connection.received(now, n);
+            if !parting {
+                connection.received(now, n);
+            }
             true
         }
         Poll::Ready(_) => {
@@ -180,7 +188,7 @@ fn send(connection: &mut Connection, socket: &mut Option<TcpStream>, cx: &mut Co
         }
         sent = true;
     }
-    if connection.is_closing() {
+    if connection.is_closing() && !connection.is_parting() {
         connection.disconnect();
         *socket = None;
         return true;

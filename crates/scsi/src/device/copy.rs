@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::cdb::Cdb;
 use super::opcode::Access;
 use super::sense::{Failure, Key, Sense, code};
+use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 
 /// MAXIMUM TARGET DESCRIPTOR COUNT.
@@ -204,6 +205,9 @@ async fn copy(
         let admission = destination.medium.admit(now * u64::from(geometry.block_size)).await?;
         destination.medium.write(segment.to + offset, data, false, admission).await?;
         left -= now;
+        if left > 0 {
+            turn::pass().await;
+        }
     }
     Ok(segment.blocks * u64::from(geometry.block_size))
 }

@@ -24,6 +24,7 @@ mod reservations;
 mod sanitize;
 mod sense;
 mod target;
+mod turn;
 mod unit;
 
 #[cfg(test)]

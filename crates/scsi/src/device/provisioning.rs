@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::cdb::Cdb;
 use super::read_write::{CHUNK, length, length_field};
 use super::sense::{Failure, Sense, code};
+use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 use crate::medium::{Geometry, Provisioning};
 
@@ -65,6 +66,9 @@ impl LogicalUnit {
             let admission = self.medium.admit(data.len() as u64).await?;
             self.medium.write(lba + done, vec![data], false, admission).await?;
             done += now;
+            if done < blocks {
+                turn::pass().await;
+            }
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::cdb::{Cdb, Extent};
 use super::sense::{Failure, Key, Sense, code};
+use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 use crate::medium::Geometry;
 
@@ -111,21 +112,21 @@ impl LogicalUnit {
         Ok(Answer::moved(extent.blocks * u64::from(geometry.block_size)))
     }
 
-    /// Writes as many whole blocks as came and returns them.
+    /// Writes as many whole blocks as came.
     pub(super) async fn write_data(
         &self,
         task: &mut Task<'_>,
         extent: Extent,
         geometry: Geometry,
         fua: bool,
-    ) -> Result<Vec<Bytes>, Failure> {
+    ) -> Result<(), Failure> {
         let data = task.blocks(extent.blocks, geometry)?;
         let bytes = length(&data);
         if bytes > 0 {
             let admission = task.admit(&*self.medium, bytes).await?;
-            self.medium.write(extent.lba, data.clone(), fua, admission).await?;
+            self.medium.write(extent.lba, data, fua, admission).await?;
         }
-        Ok(data)
+        Ok(())
     }
 
     pub(super) async fn write_and_verify(&self, task: &mut Task<'_>) -> Result<Answer, Failure> {
@@ -137,7 +138,8 @@ impl LogicalUnit {
         };
         let (extent, geometry) = self.transfer_extent(cdb)?;
         self.check_writable()?;
-        let data = self.write_data(task, extent, geometry, true).await?;
+        self.write_data(task, extent, geometry, true).await?;
+        let data = task.blocks(extent.blocks, geometry)?;
         let written = Extent { lba: extent.lba, blocks: length(&data) / u64::from(geometry.block_size) };
         self.compare(written, geometry, compare, &data).await?;
         Ok(Answer::moved(extent.blocks * u64::from(geometry.block_size)))
@@ -199,6 +201,9 @@ impl LogicalUnit {
                 return Err(Sense::new(Key::Miscompare, code::MISCOMPARE).with_information(lba).into());
             }
             done += blocks;
+            if done < extent.blocks {
+                turn::pass().await;
+            }
         }
         Ok(())
     }

@@ -14,6 +14,7 @@ use bytes::Bytes;
 
 use super::opcode;
 use super::sense::{Failure, Key, Sense, code};
+use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 
 /// The name under which an unfinished operation is kept beside the blocks.
@@ -267,6 +268,7 @@ impl LogicalUnit {
                 other => other?,
             }
             lba += now;
+            turn::pass().await;
             let done = (u128::from(pass * blocks + lba) << 16) / u128::from(passes * blocks);
             if let Sanitize::Running { progress, .. } = &mut self.state.lock().sanitize {
                 *progress = u16::try_from(done).unwrap_or(u16::MAX);

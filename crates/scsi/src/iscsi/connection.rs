@@ -20,6 +20,9 @@ use crate::task::Outcome;
 /// The longest data segment of the login phase, in bytes: MaxRecvDataSegmentLength before it is declared.
 const LOGIN_SEGMENT: usize = 8192;
 
+/// After a logout or a refused login the initiator closes the connection; if it does not within this time, we do.
+const PARTING: Duration = Duration::from_secs(1);
+
 /// The number of the gate that a login waits at; sessions count from 1.
 const LOGIN_GATE: u64 = 0;
 
@@ -53,6 +56,7 @@ pub struct Connection {
     receiver: Receiver,
     output: Output,
     phase: Phase,
+    refused: bool,
     closing: bool,
     disconnected: bool,
     reason: Option<&'static str>,
@@ -79,6 +83,7 @@ impl Connection {
             local,
             receiver: Receiver::new(),
             output: Output::default(),
+            refused: false,
             closing: false,
             disconnected: false,
             reason: None,
@@ -202,6 +207,7 @@ impl Connection {
         let limits = &self.registry.limits;
         match (&self.phase, &self.ping) {
             _ if self.disconnected => None,
+            _ if self.is_parting() => Some(self.heard + PARTING),
             // Time to send what is left.
             _ if self.is_closing() => Some(self.heard + limits.login_time),
             (Phase::Login(_) | Phase::Waiting(_), _) => Some(self.heard + limits.login_time),
@@ -215,6 +221,9 @@ impl Connection {
     pub fn handle_timeout(&mut self, now: Duration) {
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
+        }
+        if self.is_parting() {
+            return self.disconnect();
         }
         if self.is_closing() {
             return self.disconnect_for("the last answer could not be sent");
@@ -240,6 +249,12 @@ impl Connection {
     /// Whether the socket is to be closed once the output is sent.
     pub fn is_closing(&self) -> bool {
         self.closing || matches!(&self.phase, Phase::Full(session) if session.is_closing())
+    }
+
+    /// Whether the initiator has logged out, or was refused, and may close the socket itself. An initiator that finds it
+    /// closed while it still tidies up (Linux) reports an error that is none.
+    pub fn is_parting(&self) -> bool {
+        self.refused || matches!(&self.phase, Phase::Full(session) if session.is_logged_out())
     }
 
     /// Whether the socket is of no more use.
@@ -296,6 +311,9 @@ impl Connection {
                         self.ping = None;
                     }
                     self.finish(&header, landing, intact);
+                    if self.refused {
+                        self.heard = now;
+                    }
                 }
             }
         }
@@ -348,6 +366,7 @@ impl Connection {
             Turn::Reply(response, text) => self.output.put_copied(response, &text),
             Turn::Fail(response, failure) => {
                 self.output.put_copied(response, &[]);
+                self.refused = true;
                 self.close(failure.reason());
             }
             Turn::Accept(response, text, established) => self.grant(*request, response, text, *established),

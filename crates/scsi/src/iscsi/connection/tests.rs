@@ -80,7 +80,9 @@ fn logins_that_may_not_be_are_refused_with_the_reason() {
     ] {
         let mut i = world.connect();
         assert_eq!(i.login_step(0x87, keys).login_status(), status, "{keys:?}");
-        assert!(i.connection.is_closing());
+        assert!(i.connection.is_closing() && !i.connection.is_disconnected());
+        i.pass(1);
+        assert!(i.connection.is_finished());
     }
     let names = [("InitiatorName", INITIATOR), ("TargetName", TARGET)];
     let mut i = world.connect();
@@ -316,11 +318,9 @@ fn data_comes_immediately_unasked_and_asked_for() {
         let data = pattern(keys.len() as u64, 131_072);
         let flags = if unsolicited > immediate { 0x20 } else { 0xa0 };
         i.command(flags, 1, 131_072, cdb10(0x2a, 1000, 256), &data[..immediate]);
-        let mut sn = 0;
-        for at in (immediate..unsolicited).step_by(4096) {
+        for (sn, at) in (0..).zip((immediate..unsolicited).step_by(4096)) {
             assert_eq!(i.receive().len(), 0, "nothing is asked for before the unsolicited data has ended");
             i.data_out(1, NO_TAG, at + 4096 == unsolicited, sn, at as u32, &data[at..at + 4096]);
-            sn += 1;
         }
         let mut queue: std::collections::VecDeque<_> = i.receive().into();
         let (mut at, mut r2ts) = (unsolicited as u32, 0);
@@ -654,7 +654,9 @@ fn a_logout_is_answered_when_commands_have_ended() {
     world.medium.resume();
     let answer = i.one();
     assert_eq!((answer.header.opcode(), answer.header.0[2]), (opcode::LOGOUT_RESPONSE, 0));
-    assert!(i.connection.is_closing());
+    assert!(i.connection.is_closing() && i.connection.is_parting());
+    i.pass(1);
+    assert!(i.connection.is_finished());
 }
 
 #[test]

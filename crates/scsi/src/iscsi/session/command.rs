@@ -48,7 +48,9 @@ impl Session {
                 return None;
             }
         };
-        let mut task = Box::new(new_task(header, additional, stage, self.next_order));
+        // The order is that of CmdSN: a command that came too early gets its place when its turn comes.
+        let order = if stage == Stage::Held { u64::MAX } else { self.next_order };
+        let mut task = Box::new(new_task(header, additional, stage, order));
         self.next_order += 1;
         self.take_unsolicited(&mut task, header, landing);
         self.reserved += task.reserved;

@@ -169,6 +169,7 @@ impl Session {
             None => false,
             Some(logout) => {
                 self.answer_logout(logout.itt, 0, out);
+                self.logged_out = true;
                 self.close();
                 true
             }

@@ -135,6 +135,7 @@ pub(super) struct Session {
     next_gate: u64,
     text: control::TextExchange,
     logout: Option<control::Logout>,
+    logged_out: bool,
     closing: bool,
     /// Dropped with the session, when every command has ended.
     tickets: Vec<Arc<Gate>>,
@@ -183,6 +184,7 @@ impl Session {
             next_gate: 1,
             text: control::TextExchange::default(),
             logout: None,
+            logged_out: false,
             closing: false,
             tickets: Vec::new(),
             limits,
@@ -198,6 +200,11 @@ impl Session {
     /// Whether the connection is to be closed when the output is gone.
     pub(super) fn is_closing(&self) -> bool {
         self.closing
+    }
+
+    /// Whether it is closed because the initiator wanted it.
+    pub(super) fn is_logged_out(&self) -> bool {
+        self.logged_out
     }
 
     /// Whether commands still run.
@@ -283,6 +290,8 @@ impl Session {
                 Held::Task(id) => {
                     if let Some(task) = self.tasks.get_mut(id) {
                         task.stage = Stage::Collecting;
+                        task.order = self.next_order;
+                        self.next_order += 1;
                         self.windowed += 1;
                         self.progress(id, out);
                     }

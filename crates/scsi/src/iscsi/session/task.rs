@@ -73,7 +73,7 @@ pub(super) struct Burst {
 pub(super) struct Task {
     pub(super) itt: u32,
     pub(super) lun: u64,
-    /// The order of arrival in the session.
+    /// The place in the order of commands of the session; the last while it is held.
     pub(super) order: u64,
     pub(super) immediate: bool,
     pub(super) attribute: TaskAttribute,
