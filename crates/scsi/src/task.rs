@@ -1,6 +1,7 @@
 //! What passes between a transport and a logical unit: commands, outcomes, nexuses.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 
@@ -41,6 +42,25 @@ pub struct Command {
     pub expected_in: u32,
     /// How it may be ordered.
     pub attribute: TaskAttribute,
+    /// How to make it end early, for commands that may take long.
+    pub stop: Option<Stop>,
+}
+
+/// Asks a command under way to end at its next stopping point, because its task was aborted. Commands that are over soon
+/// pay no heed; see [`device::may_take_long`](crate::device::may_take_long).
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// Asks for it.
+    pub fn ask(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was asked for.
+    pub fn asked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// SAM-5 §5.3.

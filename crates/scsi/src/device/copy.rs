@@ -1,12 +1,10 @@
 //! EXTENDED COPY(LID1) and RECEIVE COPY RESULTS (SPC-4 §6.5, §6.18): copies between the disks of one target.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::cdb::Cdb;
 use super::opcode::Access;
 use super::sense::{Failure, Key, Sense, code};
-use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 
 /// MAXIMUM TARGET DESCRIPTOR COUNT.
@@ -126,7 +124,7 @@ impl LogicalUnit {
             if !allowed {
                 return Err(unreachable().into());
             }
-            record.bytes += copy(&source, &destination, *segment).await?;
+            record.bytes += copy(task, &source, &destination, *segment).await?;
             record.segments += 1;
         }
         Ok(())
@@ -184,8 +182,9 @@ impl LogicalUnit {
 /// Copies one segment and returns its length in bytes. Where the ranges overlap, the order is such that the copy is
 /// what the source was.
 async fn copy(
-    source: &Arc<LogicalUnit>,
-    destination: &Arc<LogicalUnit>,
+    task: &Task<'_>,
+    source: &LogicalUnit,
+    destination: &LogicalUnit,
     segment: Segment,
 ) -> Result<u64, Failure> {
     let (geometry, other) = (source.medium.geometry(), destination.medium.geometry());
@@ -206,7 +205,7 @@ async fn copy(
         destination.medium.write(segment.to + offset, data, false, admission).await?;
         left -= now;
         if left > 0 {
-            turn::pass().await;
+            task.breathe().await?;
         }
     }
     Ok(segment.blocks * u64::from(geometry.block_size))

@@ -30,5 +30,6 @@ mod unit;
 #[cfg(test)]
 mod tests;
 
+pub use opcode::may_take_long;
 pub use target::TargetDevice;
 pub use unit::{Identity, LogicalUnit};

@@ -2,10 +2,9 @@
 
 use bytes::Bytes;
 
-use super::cdb::Cdb;
+use super::cdb::{Cdb, Extent};
 use super::read_write::{CHUNK, length, length_field};
 use super::sense::{Failure, Sense, code};
-use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 use crate::medium::{Geometry, Provisioning};
 
@@ -50,27 +49,31 @@ impl LogicalUnit {
         if block.iter().all(|b| *b == 0) {
             self.medium.zero(extent.lba, extent.blocks, unmap && !anchor).await?;
         } else {
-            self.fill(extent.lba, extent.blocks, &block).await?;
+            self.fill(task, extent, &block).await?;
         }
         Ok(Answer::moved(size))
     }
 
-    /// Writes one block's content over a range.
-    pub(super) async fn fill(&self, lba: u64, blocks: u64, block: &[u8]) -> base::Result<()> {
-        let piece = (CHUNK / block.len() as u64).min(blocks);
+    /// Writes one block's content over a range, piece by piece.
+    async fn fill(&self, task: &Task<'_>, extent: Extent, block: &[u8]) -> Result<(), Failure> {
+        let piece = (CHUNK / block.len() as u64).min(extent.blocks);
         let content = Bytes::from(block.repeat(piece as usize));
         let mut done = 0;
-        while done < blocks {
-            let now = piece.min(blocks - done);
-            let data = content.slice(..now as usize * block.len());
-            let admission = self.medium.admit(data.len() as u64).await?;
-            self.medium.write(lba + done, vec![data], false, admission).await?;
+        while done < extent.blocks {
+            let now = piece.min(extent.blocks - done);
+            self.put(extent.lba + done, content.slice(..now as usize * block.len())).await?;
             done += now;
-            if done < blocks {
-                turn::pass().await;
+            if done < extent.blocks {
+                task.breathe().await?;
             }
         }
         Ok(())
+    }
+
+    /// Writes content of our own.
+    pub(super) async fn put(&self, lba: u64, content: Bytes) -> base::Result<()> {
+        let admission = self.medium.admit(content.len() as u64).await?;
+        self.medium.write(lba, vec![content], false, admission).await
     }
 
     pub(super) async fn lba_status(&self, cdb: Cdb<'_>) -> Result<Answer, Failure> {

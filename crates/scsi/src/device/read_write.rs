@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use super::cdb::{Cdb, Extent};
 use super::sense::{Failure, Key, Sense, code};
-use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
 use crate::medium::Geometry;
 
@@ -141,7 +140,7 @@ impl LogicalUnit {
         self.write_data(task, extent, geometry, true).await?;
         let data = task.blocks(extent.blocks, geometry)?;
         let written = Extent { lba: extent.lba, blocks: length(&data) / u64::from(geometry.block_size) };
-        self.compare(written, geometry, compare, &data).await?;
+        self.compare(task, written, geometry, compare, &data).await?;
         Ok(Answer::moved(extent.blocks * u64::from(geometry.block_size)))
     }
 
@@ -151,21 +150,21 @@ impl LogicalUnit {
         match cdb.byte(1) >> 1 & 0x03 {
             0 => {
                 let (extent, geometry) = self.extent(cdb)?;
-                self.compare(extent, geometry, Compare::Nothing, &[]).await?;
+                self.compare(task, extent, geometry, Compare::Nothing, &[]).await?;
                 Ok(Answer::moved(0))
             }
             1 => {
                 let (extent, geometry) = self.transfer_extent(cdb)?;
                 let data = task.blocks(extent.blocks, geometry)?;
                 let sent = Extent { lba: extent.lba, blocks: length(&data) / u64::from(geometry.block_size) };
-                self.compare(sent, geometry, Compare::All, &data).await?;
+                self.compare(task, sent, geometry, Compare::All, &data).await?;
                 Ok(Answer::moved(size(geometry, extent.blocks)))
             }
             3 => {
                 let (extent, geometry) = self.extent(cdb)?;
                 let data = task.blocks(1, geometry)?;
                 if extent.blocks > 0 && !data.is_empty() {
-                    self.compare(extent, geometry, Compare::OneBlock, &data).await?;
+                    self.compare(task, extent, geometry, Compare::OneBlock, &data).await?;
                 }
                 Ok(Answer::moved(size(geometry, 1)))
             }
@@ -176,6 +175,7 @@ impl LogicalUnit {
     /// Reads an extent piece by piece and compares it.
     async fn compare(
         &self,
+        task: &Task<'_>,
         extent: Extent,
         geometry: Geometry,
         how: Compare,
@@ -202,7 +202,7 @@ impl LogicalUnit {
             }
             done += blocks;
             if done < extent.blocks {
-                turn::pass().await;
+                task.breathe().await?;
             }
         }
         Ok(())

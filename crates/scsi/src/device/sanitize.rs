@@ -13,9 +13,11 @@ use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
 
 use super::opcode;
+use super::read_write::CHUNK;
 use super::sense::{Failure, Key, Sense, code};
 use super::turn;
 use super::unit::{Answer, LogicalUnit, Task};
+use crate::task::{Status, Stop};
 
 /// The name under which an unfinished operation is kept beside the blocks.
 const STATE: &str = "scsi.sanitize";
@@ -47,8 +49,10 @@ pub(super) enum Sanitize {
         job: Job,
         /// Whether somebody carries it out.
         claimed: bool,
-        /// In 1/65,536.
-        progress: u16,
+        /// Blocks done, over all passes, since this process took it up.
+        done: u64,
+        /// Of so many.
+        total: u64,
     },
     /// An operation failed; a new one must succeed first.
     Failed { exit_allowed: bool },
@@ -59,8 +63,10 @@ impl Sanitize {
     pub fn refusal(&self) -> Option<Sense> {
         match self {
             Sanitize::Idle => None,
-            Sanitize::Running { progress, .. } => {
-                Some(Sense::new(Key::NotReady, code::SANITIZE_IN_PROGRESS).with_progress(*progress))
+            Sanitize::Running { done, total, .. } => {
+                let progress = (u128::from(*done) << 16) / u128::from(*total).max(1);
+                let progress = u16::try_from(progress).unwrap_or(u16::MAX);
+                Some(Sense::new(Key::NotReady, code::SANITIZE_IN_PROGRESS).with_progress(progress))
             }
             Sanitize::Failed { .. } => Some(Sense::new(Key::MediumError, code::SANITIZE_FAILED)),
         }
@@ -109,7 +115,8 @@ impl Sanitize {
         let running = |method, exit_allowed: u8| Sanitize::Running {
             job: Job { method, exit_allowed: exit_allowed != 0 },
             claimed: false,
-            progress: 0,
+            done: 0,
+            total: 1,
         };
         match bytes {
             [1, 0, exit_allowed] => Ok(Sanitize::Failed { exit_allowed: *exit_allowed != 0 }),
@@ -152,7 +159,9 @@ impl LogicalUnit {
         self.check_writable()?;
         let method = match cdb.service_action() {
             0x1f => return self.exit_failure_mode().await,
-            0x01 => overwrite(&task.parameters(usize::from(length))?, self.medium.geometry().block_size)?,
+            0x01 => {
+                overwrite_method(&task.parameters(usize::from(length))?, self.medium.geometry().block_size)?
+            }
             _ => Method::Erase,
         };
         let job = Job { method, exit_allowed };
@@ -160,8 +169,8 @@ impl LogicalUnit {
         // Ending this command does not end the operation, so whoever waits for this nexus's tasks need not wait for it.
         task.entry = None;
         let in_background = immediate && self.state.lock().worker.is_some();
-        if !in_background {
-            self.carry_out(&job).await?;
+        if !in_background && !self.carry_out(&job, task.command.stop.as_ref()).await? {
+            return Err(Status::TaskAborted.into());
         }
         Ok(Answer::moved(u64::from(length)))
     }
@@ -189,7 +198,7 @@ impl LogicalUnit {
                 return Err(state.sanitize.refusal().expect("a running operation refuses").into());
             }
             let claimed = !(immediate && state.worker.is_some());
-            Sanitize::Running { job: job.clone(), claimed, progress: 0 }
+            Sanitize::Running { job: job.clone(), claimed, done: 0, total: 1 }
         };
         self.medium.store_state(STATE, running.encode()).await?;
         let mut state = self.state.lock();
@@ -216,14 +225,19 @@ impl LogicalUnit {
             })
             .await;
             // Its failure is in the state, where the next command finds it.
-            self.carry_out(&job).await.ok();
+            self.carry_out(&job, None).await.ok();
         }
     }
 
-    async fn carry_out(&self, job: &Job) -> Result<(), Failure> {
+    /// Carries out the operation, and returns whether it is done: when its command is stopped, the operation goes on in
+    /// the background where there is one.
+    async fn carry_out(&self, job: &Job, stop: Option<&Stop>) -> Result<bool, Failure> {
         let mut claim = Claim { unit: self, settled: false };
         self.quiet().await;
-        let result = self.wipe(job).await;
+        let result = self.wipe(job, stop).await;
+        if let Ok(false) = result {
+            return Ok(false);
+        }
         let failed = Sanitize::Failed { exit_allowed: job.exit_allowed };
         let after = if result.is_ok() { Sanitize::Idle } else { failed.clone() };
         let _turn = self.changes.lock().await;
@@ -233,48 +247,61 @@ impl LogicalUnit {
         let done = result.is_ok() && stored.is_ok();
         self.state.lock().sanitize = if done { Sanitize::Idle } else { failed };
         match done {
-            true => Ok(()),
+            true => Ok(true),
             false => Err(Sense::new(Key::MediumError, code::SANITIZE_FAILED).into()),
         }
     }
 
-    async fn wipe(&self, job: &Job) -> Result<()> {
-        let geometry = self.medium.geometry();
+    /// `false` if it was stopped before its end.
+    async fn wipe(&self, job: &Job, stop: Option<&Stop>) -> Result<bool> {
         match &job.method {
-            Method::Erase => self.medium.zero(0, geometry.blocks, true).await?,
+            Method::Erase => self.medium.zero(0, self.medium.geometry().blocks, true).await?,
             Method::Overwrite { pattern, passes, invert } => {
-                let block: Vec<u8> =
-                    pattern.iter().copied().cycle().take(geometry.block_size as usize).collect();
-                for pass in 0..*passes {
-                    // The last pass leaves the pattern as it was given.
-                    let inverted = *invert && (passes - 1 - pass) % 2 == 1;
-                    let block: Vec<u8> = block.iter().map(|b| if inverted { !b } else { *b }).collect();
-                    self.overwrite_all(&block, u64::from(pass), u64::from(*passes)).await?;
+                if !self.overwrite(pattern, *passes, *invert, stop).await? {
+                    return Ok(false);
                 }
             }
         }
-        self.medium.flush().await
+        self.medium.flush().await?;
+        Ok(true)
     }
 
-    async fn overwrite_all(&self, block: &[u8], pass: u64, passes: u64) -> Result<()> {
-        let blocks = self.medium.geometry().blocks;
-        let step = super::read_write::CHUNK / block.len() as u64;
-        let mut lba = 0;
-        while lba < blocks {
-            let now = step.min(blocks - lba);
-            match self.fill(lba, now, block).await {
+    async fn overwrite(&self, pattern: &[u8], passes: u8, invert: bool, stop: Option<&Stop>) -> Result<bool> {
+        let geometry = self.medium.geometry();
+        let size = geometry.block_size as usize;
+        let block: Vec<u8> = pattern.iter().copied().cycle().take(size).collect();
+        let plain = Bytes::from(block.repeat(CHUNK as usize / size));
+        let inverted: Bytes = plain.iter().map(|byte| !byte).collect();
+        let total = geometry.blocks * u64::from(passes);
+        while let Some(done) = self.advance(0, total) {
+            let (pass, lba) = (done / geometry.blocks, done % geometry.blocks);
+            // The last pass leaves the pattern as it was given.
+            let content = if invert && (u64::from(passes) - 1 - pass) % 2 == 1 { &inverted } else { &plain };
+            let now = (geometry.blocks - lba).min(CHUNK / size as u64);
+            match self.put(lba, content.slice(..now as usize * size)).await {
+                Ok(()) => self.advance(now, total),
                 // Refused for ten seconds to protect a reserve; there is all the time in the world.
-                Err(error) if error.kind() == ErrorKind::Busy => continue,
-                other => other?,
-            }
-            lba += now;
+                Err(error) if error.kind() == ErrorKind::Busy => None,
+                Err(error) => return Err(error),
+            };
             turn::pass().await;
-            let done = (u128::from(pass * blocks + lba) << 16) / u128::from(passes * blocks);
-            if let Sanitize::Running { progress, .. } = &mut self.state.lock().sanitize {
-                *progress = u16::try_from(done).unwrap_or(u16::MAX);
+            if stop.is_some_and(Stop::asked) && self.state.lock().worker.is_some() {
+                return Ok(false);
             }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Counts blocks as done and returns where to go on, if there is anything left.
+    fn advance(&self, blocks: u64, all: u64) -> Option<u64> {
+        match &mut self.state.lock().sanitize {
+            Sanitize::Running { done, total, .. } => {
+                *total = all;
+                *done += blocks;
+                Some(*done).filter(|done| *done < all)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -294,7 +321,7 @@ impl Drop for Worker<'_> {
     }
 }
 
-/// Whoever carries out the operation; if dropped half-way, somebody else may begin it anew.
+/// Whoever carries out the operation; if dropped half-way, somebody else may go on.
 struct Claim<'a> {
     unit: &'a LogicalUnit,
     settled: bool,
@@ -316,7 +343,7 @@ impl Drop for Claim<'_> {
 }
 
 /// The parameter list of the overwrite service action (SBC-4 table 129).
-fn overwrite(list: &[u8], block_size: u32) -> Result<Method, Failure> {
+fn overwrite_method(list: &[u8], block_size: u32) -> Result<Method, Failure> {
     if list.len() < 5 || list.len() > 4 + block_size as usize {
         return Err(Sense::cdb_field(7).into());
     }

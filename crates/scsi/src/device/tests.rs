@@ -142,6 +142,7 @@ fn command(cdb: &[u8], out: &[u8]) -> Command {
         expected_out: out.len() as u32,
         expected_in: u32::MAX,
         attribute: TaskAttribute::Simple,
+        stop: None,
     }
 }
 

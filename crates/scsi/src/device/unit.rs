@@ -20,9 +20,9 @@ use super::reservations::Reservations;
 use super::sanitize::Sanitize;
 use super::sense::{Failure, Sense, code};
 use super::target::TargetDevice;
-use super::{basic, inquiry, log, ports};
+use super::{basic, inquiry, log, ports, turn};
 use crate::medium::{Admission, BlockMedium, Geometry};
-use crate::task::{Command, Nexus, Outcome, Status, TaskFunction};
+use crate::task::{Command, Nexus, Outcome, Status, Stop, TaskFunction};
 
 /// The most that one command moves, in bytes (MAXIMUM TRANSFER LENGTH).
 const MAX_TRANSFER: u32 = 16 << 20;
@@ -130,6 +130,15 @@ pub(super) struct Task<'a> {
 impl Task<'_> {
     pub fn cdb(&self) -> Cdb<'_> {
         Cdb(&self.command.cdb)
+    }
+
+    /// Lets others have a turn between two pieces of a long command, and ends the command if its task was aborted.
+    pub async fn breathe(&self) -> Result<(), Failure> {
+        turn::pass().await;
+        match self.command.stop.as_ref().is_some_and(Stop::asked) {
+            true => Err(Status::TaskAborted.into()),
+            false => Ok(()),
+        }
     }
 
     /// A parameter list of `length` bytes, all of which must have come.

@@ -4,7 +4,7 @@ use base::ErrorKind;
 
 use super::*;
 use crate::medium::Operation;
-use crate::task::TaskFunction;
+use crate::task::{Stop, TaskFunction};
 
 fn sanitize(action: u8) -> [u8; 10] {
     [0x48, action, 0, 0, 0, 0, 0, 0, 0, 0]
@@ -227,4 +227,57 @@ fn a_unit_taken_away_and_shown_again_counts_its_tasks_right() {
         assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x3f0e));
     }
     bench.good(&bench.a, &sanitize(0x02), &[]);
+}
+
+/// Begins a command that can be stopped.
+fn stoppable<'a>(bench: &'a Bench, cdb: &[u8], out: &[u8]) -> (Stop, BoxFuture<'a, Outcome>) {
+    let stop = Stop::default();
+    let mut command = command(cdb, out);
+    assert!(crate::device::may_take_long(&command.cdb));
+    command.stop = Some(stop.clone());
+    (stop, Box::pin(bench.target.execute(&bench.a, 0, command, None)))
+}
+
+#[test]
+fn long_commands_end_at_the_next_piece_when_stopped() {
+    let bench = Bench::on(medium(512, 60_000));
+    for (cdb, out) in [(sixteen(0x8f, 0, 0, 60_000), vec![]), (sixteen(0x93, 0, 0, 60_000), vec![7; 512])] {
+        let (stop, mut running) = stoppable(&bench, &cdb, &out);
+        assert!(poll_once(running.as_mut()).is_pending());
+        stop.ask();
+        match poll_once(running.as_mut()) {
+            Poll::Ready(outcome) => assert_eq!(outcome.status, Status::TaskAborted),
+            Poll::Pending => panic!("it goes on"),
+        }
+    }
+    assert_eq!((bench.read(0, 1), bench.read(59_999, 1)), (vec![7; 512], vec![0; 512]));
+    assert!(!crate::device::may_take_long(&write10(0, 1)));
+}
+
+#[test]
+fn a_stopped_sanitize_command_leaves_the_operation_to_the_worker() {
+    let bench = Bench::on(medium(512, 40_000));
+    bench.write(39_999, &[1; 512]);
+    let (cdb, list) = overwrite(0, &[0xcc]);
+    // Without a worker it goes on as if nobody had asked.
+    let (stop, mut running) = stoppable(&bench, &cdb, &list);
+    assert!(poll_once(running.as_mut()).is_pending());
+    stop.ask();
+    assert_eq!(now(running).status, Status::Good);
+
+    bench.write(39_999, &[1; 512]);
+    let mut worker = pin!(bench.unit.background());
+    assert!(poll_once(worker.as_mut()).is_pending());
+    let (stop, mut running) = stoppable(&bench, &cdb, &list);
+    assert!(poll_once(running.as_mut()).is_pending());
+    stop.ask();
+    assert_eq!(now(running).status, Status::TaskAborted);
+    assert_eq!(bench.sense(&bench.a, &TEST_UNIT_READY, &[]), (2, 0x041b));
+    let writes = bench.medium.count(Operation::Write);
+    for _ in 0..20 {
+        assert!(poll_once(worker.as_mut()).is_pending());
+    }
+    assert_eq!(bench.read(39_999, 1), [0xcc; 512]);
+    // 40,000 blocks are five pieces, of which the command did one.
+    assert_eq!(bench.medium.count(Operation::Write) - writes, 4, "it went on where the command was");
 }

@@ -240,5 +240,6 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         r2t_sn: 0,
         reserved: 0,
         aborted: None,
+        stop: None,
     }
 }

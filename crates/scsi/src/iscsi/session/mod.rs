@@ -27,9 +27,9 @@ use super::params::Params;
 use super::pdu::{Header, NO_TAG, RejectReason, opcode};
 use super::receive::Landing;
 use super::registry::{Counters, Seat, SessionHandle, TargetRegistry};
-use crate::device::TargetDevice;
+use crate::device::{TargetDevice, may_take_long};
 use crate::medium::{Admission, BlockMedium};
-use crate::task::{Command, Nexus, Outcome, TaskAttribute, TaskFunction};
+use crate::task::{Command, Nexus, Outcome, Stop, TaskAttribute, TaskFunction};
 
 pub use task::TaskId;
 use task::{Aborted, Aborter, Stage, Task, Tasks};
@@ -344,18 +344,21 @@ impl Session {
     fn start(&mut self, id: TaskId, out: &mut Output) -> Option<Event> {
         let task = self.tasks.get_mut(id)?;
         let device = self.device.as_ref()?;
-        let command = Command {
+        let mut command = Command {
             cdb: std::mem::take(&mut task.cdb),
             data_out: std::mem::take(&mut task.data),
             expected_out: task.expected_out,
             expected_in: task.expected_in,
             attribute: task.attribute,
+            stop: None,
         };
         if let Some(outcome) = device.try_execute(&self.nexus, task.lun, &command) {
             self.complete(id, outcome, out);
             return None;
         }
         task.stage = Stage::Running;
+        task.stop = may_take_long(&command.cdb).then(Stop::default);
+        command.stop = task.stop.clone();
         self.running_in += task.expected_in as usize;
         Some(Event::Execute(Execution {
             task: id,
@@ -420,6 +423,7 @@ impl Session {
     fn abort(&mut self, id: TaskId, by: Aborter, ticket: &Arc<Gate>) -> Option<Box<Task>> {
         match self.tasks.get_mut(id) {
             Some(task) if task.stage == Stage::Running => {
+                task.stop.iter().for_each(Stop::ask);
                 let aborted = task.aborted.get_or_insert(Aborted { tickets: Vec::new(), by });
                 aborted.tickets.push(ticket.clone());
                 if by == Aborter::Own {

@@ -9,7 +9,7 @@ use rustc_hash::FxHashMap;
 
 use crate::iscsi::mailbox::Gate;
 use crate::medium::Admission;
-use crate::task::TaskAttribute;
+use crate::task::{Stop, TaskAttribute};
 
 /// Names a task of one session; never used again for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -93,6 +93,8 @@ pub(super) struct Task {
     pub(super) reserved: usize,
     /// Set if it was aborted while running.
     pub(super) aborted: Option<Aborted>,
+    /// How to make it end early, if it may take long.
+    pub(super) stop: Option<Stop>,
 }
 
 /// A task that is aborted and still runs.
