@@ -95,13 +95,23 @@ impl Client {
         self.call(Method::DELETE, &format!("/v1/volumes/{name}"), NOTHING).await
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<&impl Serialize>) -> Result<T> {
+    async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+    ) -> Result<T> {
         let body = body.map_or(Ok(Vec::new()), serde_json::to_vec);
-        let body = body.map_err(|e| Error::caused(ErrorKind::Internal, "the request cannot be written", e))?;
+        let body =
+            body.map_err(|e| Error::caused(ErrorKind::Internal, "the request cannot be written", e))?;
         let (ok, answer) = self.exchange(method, path, body.into()).await?;
         if ok {
             return serde_json::from_slice(&answer).map_err(|e| {
-                Error::caused(ErrorKind::Internal, "the gateway's answer cannot be read; is it of another version?", e)
+                Error::caused(
+                    ErrorKind::Internal,
+                    "the gateway's answer cannot be read; is it of another version?",
+                    e,
+                )
             });
         }
         Err(match serde_json::from_slice::<Problem>(&answer) {
@@ -112,7 +122,8 @@ impl Client {
 
     #[allow(clippy::disallowed_methods)] // the client is no part of the gateway's world
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<(bool, Bytes)> {
-        let away = || format!("no gateway answers on {}; start one with `tidegate serve`", self.socket.display());
+        let away =
+            || format!("no gateway answers on {}; start one with `tidegate serve`", self.socket.display());
         let broken = |e: hyper::Error| Error::caused(ErrorKind::Unavailable, "the gateway broke off", e);
         let stream = UnixStream::connect(&self.socket)
             .await

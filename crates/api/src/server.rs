@@ -130,11 +130,19 @@ async fn delete(State(gateway): Shared, Segment(name): Segment<String>) -> impl 
     Answer(gateway.delete_volume(&name).await)
 }
 
-async fn resize(State(gateway): Shared, Segment(name): Segment<String>, Json(to): Json<Resize>) -> impl IntoResponse {
+async fn resize(
+    State(gateway): Shared,
+    Segment(name): Segment<String>,
+    Json(to): Json<Resize>,
+) -> impl IntoResponse {
     Answer(gateway.resize_volume(&name, to.size).await)
 }
 
-async fn access(State(gateway): Shared, Segment(name): Segment<String>, Json(to): Json<Access>) -> impl IntoResponse {
+async fn access(
+    State(gateway): Shared,
+    Segment(name): Segment<String>,
+    Json(to): Json<Access>,
+) -> impl IntoResponse {
     Answer(gateway.set_access(&name, to).await)
 }
 

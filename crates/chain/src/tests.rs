@@ -120,7 +120,9 @@ fn sealing_again_at_the_same_place_gives_the_same_bytes() {
     let sealed = content.seal(place);
     let again = Sealed::again(&sealed.header, &sealed.payload.to_bytes(), place).unwrap();
     assert_eq!(again.payload.to_bytes(), sealed.payload.to_bytes());
-    let moved = Sealed::again(&sealed.header, &sealed.payload.to_bytes(), draft(4, Position::ROOT, Kind::Data)).unwrap();
+    let moved =
+        Sealed::again(&sealed.header, &sealed.payload.to_bytes(), draft(4, Position::ROOT, Kind::Data))
+            .unwrap();
     assert_eq!(moved.header.extents, sealed.header.extents);
     assert_ne!(moved.header.position.digest, sealed.header.position.digest);
 }

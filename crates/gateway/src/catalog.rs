@@ -102,7 +102,9 @@ impl Catalog {
         });
         let rows: Vec<_> = rows.and_then(Iterator::collect).map_err(failed("volumes"))?;
         rows.into_iter()
-            .map(|(image, access, row)| Ok(VolumeRow { image: image.parse()?, access: Access::parse(&access)?, ..row }))
+            .map(|(image, access, row)| {
+                Ok(VolumeRow { image: image.parse()?, access: Access::parse(&access)?, ..row })
+            })
             .collect()
     }
 
@@ -124,7 +126,10 @@ impl Catalog {
     }
 
     pub fn set_size(&self, name: &str, size: ByteSize) -> Result<()> {
-        let set = self.0.lock().execute("update volume set size = ?2 where name = ?1", params![name, size.0 as i64]);
+        let set = self
+            .0
+            .lock()
+            .execute("update volume set size = ?2 where name = ?1", params![name, size.0 as i64]);
         set.map(drop).map_err(failed("a volume's size"))
     }
 
@@ -135,7 +140,11 @@ impl Catalog {
     }
 
     pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.0.lock().execute("delete from volume where name = ?1", [name]).map(drop).map_err(failed("a volume"))
+        self.0
+            .lock()
+            .execute("delete from volume where name = ?1", [name])
+            .map(drop)
+            .map_err(failed("a volume"))
     }
 }
 

@@ -127,10 +127,13 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
 
 /// Reads `"500 ms"`, `"2s"`, `"10 min"`, `"1 h"`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration> {
-    let wrong = || Error::invalid(format!("{text:?} is no time: write a number and a unit, as in \"2 s\" or \"10 min\""));
+    let wrong = || {
+        Error::invalid(format!("{text:?} is no time: write a number and a unit, as in \"2 s\" or \"10 min\""))
+    };
     let t = text.trim();
     let digits = t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
-    let number: u64 = t[..digits].parse().map_err(|e| Error::caused(ErrorKind::Invalid, wrong().to_string(), e))?;
+    let number: u64 =
+        t[..digits].parse().map_err(|e| Error::caused(ErrorKind::Invalid, wrong().to_string(), e))?;
     let millis = match t[digits..].trim() {
         "ms" => 1,
         "s" => 1000,
@@ -151,8 +154,8 @@ impl Config {
 
     /// Reads text.
     pub fn parse(text: &str) -> Result<Config> {
-        let config: Config =
-            toml::from_str(text).map_err(|e| Error::caused(ErrorKind::Invalid, "the configuration is wrong", e))?;
+        let config: Config = toml::from_str(text)
+            .map_err(|e| Error::caused(ErrorKind::Invalid, "the configuration is wrong", e))?;
         config.check()?;
         Ok(config)
     }
@@ -166,12 +169,22 @@ impl Config {
             return Err(Error::invalid("there must be at least one [[disk]] with a name and a path"));
         }
         for (i, disk) in self.disks.iter().enumerate() {
-            if !is_name(&disk.name) || self.disks[..i].iter().any(|d| d.name == disk.name || d.path == disk.path) {
-                return Err(Error::invalid(format!("disk {:?}: names and paths must differ; {NAME_RULE}", disk.name)));
+            if !is_name(&disk.name)
+                || self.disks[..i].iter().any(|d| d.name == disk.name || d.path == disk.path)
+            {
+                return Err(Error::invalid(format!(
+                    "disk {:?}: names and paths must differ; {NAME_RULE}",
+                    disk.name
+                )));
             }
         }
-        if self.upload.parallel == 0 || self.upload.segment < ByteSize::mib(1) || self.upload.segment > ByteSize::gib(1) {
-            return Err(Error::invalid("[upload]: parallel must be at least 1 and segment from 1 MiB to 1 GiB"));
+        if self.upload.parallel == 0
+            || self.upload.segment < ByteSize::mib(1)
+            || self.upload.segment > ByteSize::gib(1)
+        {
+            return Err(Error::invalid(
+                "[upload]: parallel must be at least 1 and segment from 1 MiB to 1 GiB",
+            ));
         }
         Ok(())
     }

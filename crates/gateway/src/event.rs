@@ -58,6 +58,11 @@ impl Events for EventLog {
             events.pop_front();
         }
         let image = event.image.to_string();
-        events.push_back(EventView { time: self.clock.now(), severity: severity.into(), image, text: event.text });
+        events.push_back(EventView {
+            time: self.clock.now(),
+            severity: severity.into(),
+            image,
+            text: event.text,
+        });
     }
 }

@@ -96,11 +96,14 @@ impl Gateway {
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
         config.check()?;
         make_directory(&config.data)?;
-        let (catalog, id) = Catalog::open(&config.data.join("catalog.db"), GatewayId::generate(&*seams.entropy))?;
+        let (catalog, id) =
+            Catalog::open(&config.data.join("catalog.db"), GatewayId::generate(&*seams.entropy))?;
         let mut disks = BTreeMap::new();
         for disk in &config.disks {
             make_directory(&disk.path)?;
-            let opened = CacheDisk::open(disk, &seams).await.map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
+            let opened = CacheDisk::open(disk, &seams)
+                .await
+                .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
             disks.insert(disk.name.clone(), Arc::new(opened));
         }
         let targets = TargetRegistry::new(seams.entropy.clone(), Limits::default());
@@ -152,7 +155,9 @@ impl Gateway {
     fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
         match self.buckets.lock().get(name) {
             Some(Ok(bucket)) => Ok(bucket.clone()),
-            Some(Err(why)) => Err(Error::new(ErrorKind::Unavailable, format!("bucket {name:?} cannot be used: {why}"))),
+            Some(Err(why)) => {
+                Err(Error::new(ErrorKind::Unavailable, format!("bucket {name:?} cannot be used: {why}")))
+            }
             None => Err(Error::new(
                 ErrorKind::NotFound,
                 format!("there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`"),
@@ -174,7 +179,10 @@ impl Gateway {
 
     fn task(&self, row: VolumeRow) -> Result<Arc<VolumeTask>> {
         let disk = self.disks.get(&row.disk).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no cache disk {:?} in the configuration", row.disk))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no cache disk {:?} in the configuration", row.disk),
+            )
         })?;
         let upload = &self.config.upload;
         let env = Env {
@@ -205,7 +213,10 @@ impl Gateway {
 
     fn volume(&self, name: &str) -> Result<Arc<VolumeTask>> {
         self.volumes.lock().get(name).cloned().ok_or_else(|| {
-            Error::new(ErrorKind::NotFound, format!("there is no volume {name:?}; `tidegate volume list` shows all"))
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no volume {name:?}; `tidegate volume list` shows all"),
+            )
         })
     }
 
@@ -225,7 +236,9 @@ impl Gateway {
         let open = self.buckets.lock();
         let trouble = |name: &str| open.get(name).and_then(|b| b.as_ref().err().cloned());
         let rows = self.catalog.buckets()?.into_iter();
-        Ok(rows.map(|row| BucketView { trouble: trouble(&row.name), name: row.name, url: hide_query(&row.url) }).collect())
+        Ok(rows
+            .map(|row| BucketView { trouble: trouble(&row.name), name: row.name, url: hide_query(&row.url) })
+            .collect())
     }
 
     /// Probes a bucket again.
@@ -286,7 +299,10 @@ impl Gateway {
         if let Some(known) = known {
             // The same volume, refused at first, is tried again with the loss accepted.
             if known.image_id() != row.image || known.image().is_some_and(|image| image.usable().is_ok()) {
-                return Err(Error::new(ErrorKind::Exists, format!("a volume named {:?} exists already", row.name)));
+                return Err(Error::new(
+                    ErrorKind::Exists,
+                    format!("a volume named {:?} exists already", row.name),
+                ));
             }
             known.hide();
             known.abandon_image().await;
@@ -319,7 +335,9 @@ impl Gateway {
         match (wanted, buckets.len()) {
             (Some(name), _) => Ok(name.to_owned()),
             (None, 1) => Ok(buckets.keys().next().cloned().unwrap_or_default()),
-            (None, 0) => Err(Error::invalid("there is no bucket yet; add one with `tidegate bucket add NAME URL`")),
+            (None, 0) => {
+                Err(Error::invalid("there is no bucket yet; add one with `tidegate bucket add NAME URL`"))
+            }
             (None, _) => Err(Error::invalid("there are several buckets; say which with --bucket NAME")),
         }
     }
@@ -327,7 +345,12 @@ impl Gateway {
     fn choose_disk(&self, wanted: Option<&str>) -> Result<String> {
         if let Some(name) = wanted {
             let known = self.disks.contains_key(name);
-            let unknown = || Error::new(ErrorKind::NotFound, format!("there is no cache disk {name:?} in the configuration"));
+            let unknown = || {
+                Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no cache disk {name:?} in the configuration"),
+                )
+            };
             return if known { Ok(name.to_owned()) } else { Err(unknown()) };
         }
         let volumes = self.volumes.lock();
@@ -516,10 +539,16 @@ async fn find_image(store: &dyn Bucket, wanted: &str) -> Result<chain::ImageReco
     }
     match found.len() {
         1 => Ok(found.remove(0)),
-        0 => Err(Error::new(ErrorKind::NotFound, format!("the bucket has no volume that was created as {wanted:?}"))),
+        0 => Err(Error::new(
+            ErrorKind::NotFound,
+            format!("the bucket has no volume that was created as {wanted:?}"),
+        )),
         _ => {
             let ids: Vec<String> = found.iter().map(|r| r.image.to_string()).collect();
-            Err(Error::invalid(format!("several volumes were created as {wanted:?}; say which by id: {}", ids.join(", "))))
+            Err(Error::invalid(format!(
+                "several volumes were created as {wanted:?}; say which by id: {}",
+                ids.join(", ")
+            )))
         }
     }
 }
@@ -539,7 +568,11 @@ async fn delete_image(store: &dyn Bucket, image: ImageId) -> Result<()> {
 }
 
 fn check_name(what: &str, name: &str) -> Result<()> {
-    if is_name(name) { Ok(()) } else { Err(Error::invalid(format!("{name:?} cannot name a {what}: {NAME_RULE}"))) }
+    if is_name(name) {
+        Ok(())
+    } else {
+        Err(Error::invalid(format!("{name:?} cannot name a {what}: {NAME_RULE}")))
+    }
 }
 
 fn check_size(size: u64, block_size: u32) -> Result<()> {
@@ -560,6 +593,7 @@ fn hide_query(url: &str) -> String {
 }
 
 fn make_directory(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path)
-        .map_err(|e| Error::caused(ErrorKind::Denied, format!("cannot make the directory {}", path.display()), e))
+    std::fs::create_dir_all(path).map_err(|e| {
+        Error::caused(ErrorKind::Denied, format!("cannot make the directory {}", path.display()), e)
+    })
 }

@@ -43,7 +43,8 @@ impl ChapUser {
 impl Access {
     /// The text kept in the catalog.
     pub(crate) fn to_text(&self) -> Result<String> {
-        toml::to_string(self).map_err(|e| Error::caused(ErrorKind::Invalid, "access rules cannot be stored", e))
+        toml::to_string(self)
+            .map_err(|e| Error::caused(ErrorKind::Invalid, "access rules cannot be stored", e))
     }
 
     /// The reverse.
@@ -65,7 +66,8 @@ impl Access {
 
     /// The allow-list.
     pub(crate) fn allow(&self) -> Result<AllowList> {
-        let names: Result<std::collections::BTreeSet<IscsiName>> = self.initiators.iter().map(|n| n.parse()).collect();
+        let names: Result<std::collections::BTreeSet<IscsiName>> =
+            self.initiators.iter().map(|n| n.parse()).collect();
         let networks: Result<Vec<Network>> = self.networks.iter().map(|n| n.parse()).collect();
         let names = names?;
         Ok(AllowList { initiators: (!names.is_empty()).then_some(names), networks: networks? })

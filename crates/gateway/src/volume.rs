@@ -47,8 +47,19 @@ struct Opened {
 }
 
 impl VolumeTask {
-    pub fn new(row: VolumeRow, env: Env, disk: Arc<CacheDisk>, targets: Arc<TargetRegistry>) -> Arc<VolumeTask> {
-        Arc::new(VolumeTask { row: Mutex::new(row), env, disk, targets, state: Mutex::new(State::Opening(None)) })
+    pub fn new(
+        row: VolumeRow,
+        env: Env,
+        disk: Arc<CacheDisk>,
+        targets: Arc<TargetRegistry>,
+    ) -> Arc<VolumeTask> {
+        Arc::new(VolumeTask {
+            row: Mutex::new(row),
+            env,
+            disk,
+            targets,
+            state: Mutex::new(State::Opening(None)),
+        })
     }
 
     pub fn row(&self) -> VolumeRow {
@@ -152,7 +163,10 @@ impl VolumeTask {
             }
             Err(_) => {
                 let left = opened.image.status().dirty;
-                tracing::warn!("volume {}: {left} stay in the journal until the next start", self.row.lock().name);
+                tracing::warn!(
+                    "volume {}: {left} stay in the journal until the next start",
+                    self.row.lock().name
+                );
                 false
             }
         };
@@ -231,7 +245,10 @@ fn view(row: VolumeRow, state: &str, reason: Option<String>, status: Option<Stat
 }
 
 pub(crate) fn not_open(name: &str) -> base::Error {
-    base::Error::new(ErrorKind::Unavailable, format!("volume {name:?} is not open; `tidegate volume show {name}` says why"))
+    base::Error::new(
+        ErrorKind::Unavailable,
+        format!("volume {name:?} is not open; `tidegate volume show {name}` says why"),
+    )
 }
 
 /// A 16-byte NAA 6 designator (SPC-5 §7.7.6.6.5) out of the image's random id: 124 bits that stay with the volume wherever it

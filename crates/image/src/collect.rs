@@ -50,7 +50,8 @@ impl Garbage {
         each(bucket, &name::segments(image), |key| {
             let (number, epoch) = name::parse_segment(key)?;
             let place = (epoch, number);
-            if number <= older.number && !older.segments.contains(&place) && !newer.segments.contains(&place) {
+            if number <= older.number && !older.segments.contains(&place) && !newer.segments.contains(&place)
+            {
                 garbage.segments.push(place);
             }
             Ok(number <= older.number)
@@ -121,7 +122,8 @@ impl Collector {
     pub fn checkpointed(&mut self, kept: Kept, garbage: Garbage) -> Vec<(Epoch, Number)> {
         self.newest = Some(Arc::new(kept));
         self.indexes = garbage.indexes;
-        let fresh: Vec<_> = garbage.segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
+        let fresh: Vec<_> =
+            garbage.segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
         self.announced.extend(fresh.iter().copied());
         fresh
     }
@@ -131,7 +133,8 @@ impl Collector {
         if header.deletions.is_empty() {
             return;
         }
-        let segments = header.deletions.iter().map(|(epoch, number)| name::segment(header.image, *epoch, *number));
+        let segments =
+            header.deletions.iter().map(|(epoch, number)| name::segment(header.image, *epoch, *number));
         let keys = segments.chain(std::mem::take(&mut self.indexes)).collect();
         self.due.push_back((due, keys));
     }

@@ -213,7 +213,9 @@ impl Owner for Core {
     }
 
     fn poisoned(&self, error: &Error) {
-        let text = format!("the journal failed and takes no more writes: {error}; restart the gateway to recover from it");
+        let text = format!(
+            "the journal failed and takes no more writes: {error}; restart the gateway to recover from it"
+        );
         self.report(Severity::Error, text.clone());
         self.stop_serving(Condition::Failed(ErrorKind::Internal, text));
         self.committed.notify_waiters();
@@ -255,7 +257,8 @@ pub(crate) fn decode_state(payload: &[u8]) -> Result<(String, Option<Bytes>)> {
     let [set, a, b, rest @ ..] = payload else { return Err(wrong()) };
     let len = u16::from_le_bytes([*a, *b]) as usize;
     let (name, value) = rest.split_at_checked(len).ok_or_else(wrong)?;
-    let name = std::str::from_utf8(name).map_err(|e| Error::caused(ErrorKind::Corrupt, "a state's name", e))?;
+    let name =
+        std::str::from_utf8(name).map_err(|e| Error::caused(ErrorKind::Corrupt, "a state's name", e))?;
     Ok((name.to_owned(), (*set == 1).then(|| Bytes::copy_from_slice(value))))
 }
 
@@ -333,7 +336,13 @@ impl Image {
     }
 
     /// A write longer than a journal record can be: several records, all queued before the first is waited for.
-    async fn write_in_records(&self, span: Span, data: Vec<Bytes>, mut admission: Admission, fua: bool) -> Result<()> {
+    async fn write_in_records(
+        &self,
+        span: Span,
+        data: Vec<Bytes>,
+        mut admission: Admission,
+        fua: bool,
+    ) -> Result<()> {
         let most = self.core.env.journal.max_record() / SECTOR;
         let early = !fua && self.core.write_cache.load(Ordering::Relaxed);
         let mut waiting = Vec::new();
@@ -343,7 +352,13 @@ impl Image {
             let mut cut = Vec::new();
             slice_parts(&data, at * SECTOR, part.bytes(), &mut cut);
             let room = admission.reservation.as_mut().and_then(|r| r.split(part.bytes()));
-            waiting.push(self.core.append(RecordKind::Data, part, cut, Admission { reservation: room }, early)?);
+            waiting.push(self.core.append(
+                RecordKind::Data,
+                part,
+                cut,
+                Admission { reservation: room },
+                early,
+            )?);
             at += part.count;
         }
         if !early {
@@ -423,7 +438,8 @@ impl Image {
             return Err(Error::invalid(format!("state {name:?} is too long to be kept")));
         }
         let payload = vec![encode_state(name, value.as_ref())];
-        wait(self.core.append(RecordKind::State, Span::new(0, 0), payload, Admission::control(), false)?).await
+        wait(self.core.append(RecordKind::State, Span::new(0, 0), payload, Admission::control(), false)?)
+            .await
     }
 
     /// Changes the size. What lies behind a smaller one is given up.
@@ -487,7 +503,10 @@ impl Image {
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         let gone = || Error::new(ErrorKind::Unavailable, "the volume's background work has ended");
-        self.core.requests.send(make(answer)).map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
+        self.core
+            .requests
+            .send(make(answer))
+            .map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
         answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
     }
 

@@ -216,8 +216,17 @@ impl Destager {
             Put::Idle(at, _) => at,
             _ => None,
         });
-        let age = if self.core.backlog.lock().queue.is_empty() { None } else { Some(now + Duration::from_millis(200)) };
-        retry.chain(age).chain([self.next_check]).min().unwrap_or(self.next_check).max(now + Duration::from_millis(1))
+        let age = if self.core.backlog.lock().queue.is_empty() {
+            None
+        } else {
+            Some(now + Duration::from_millis(200))
+        };
+        retry
+            .chain(age)
+            .chain([self.next_check])
+            .min()
+            .unwrap_or(self.next_check)
+            .max(now + Duration::from_millis(1))
     }
 
     fn draining(&self) -> bool {
@@ -289,7 +298,9 @@ impl Destager {
         let mut taken = Vec::new();
         let mut bytes = 0;
         while let Some(record) = backlog.queue.front() {
-            if !taken.is_empty() && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384) {
+            if !taken.is_empty()
+                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384)
+            {
                 break;
             }
             bytes += record.bytes;
@@ -380,7 +391,12 @@ impl Destager {
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
         // A put that is late keeps journal space that others need; one that has only just begun does not.
-        while self.pressed() && self.outgoing.iter().any(|o| o.in_memory() && matches!(o.put, Put::Idle(Some(_), _) | Put::Flying(1..))) {
+        while self.pressed()
+            && self
+                .outgoing
+                .iter()
+                .any(|o| o.in_memory() && matches!(o.put, Put::Idle(Some(_), _) | Put::Flying(1..)))
+        {
             self.spool_oldest().await?;
         }
         Ok(())
@@ -393,10 +409,14 @@ impl Destager {
         let Body::Memory(sealed) = &out.body else { return Ok(()) };
         let name = spool_name(&out.header);
         let spool = &self.core.env.spool;
-        spool.put(self.core.id, &name, sealed.payload.parts()).await.map_err(|e| e.within("writing a local segment"))?;
+        spool
+            .put(self.core.id, &name, sealed.payload.parts())
+            .await
+            .map_err(|e| e.within("writing a local segment"))?;
         let header = out.header.clone();
         let offsets = header.offsets();
-        let segment = Arc::new(SpooledSegment { image: self.core.id, name, header, offsets, bytes: out.size });
+        let segment =
+            Arc::new(SpooledSegment { image: self.core.id, name, header, offsets, bytes: out.size });
         self.core.layers.write().spooled(&segment);
         out.body = Body::Spooled(segment);
         let upto = out.header.last_seq;
@@ -456,7 +476,9 @@ impl Destager {
                 self.keep_clean(sealed);
                 Ok(())
             }
-            Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => Err(e),
+            Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
+                Err(e)
+            }
             Err(e) => {
                 let wait = Duration::from_millis(500 << failures.min(4));
                 out.put = Put::Idle(Some(Instant::now() + wait), failures + 1);
@@ -659,7 +681,10 @@ impl Destager {
         if error.kind() == ErrorKind::Fenced
             && let Err(e) = self.keep_as_fork().await
         {
-            self.core.report(Severity::Error, format!("what was lost to the other gateway stays in the journal: {e}"));
+            self.core.report(
+                Severity::Error,
+                format!("what was lost to the other gateway stays in the journal: {e}"),
+            );
         }
     }
 
@@ -716,7 +741,9 @@ impl Together {
     fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
         let follows = self.start + self.bytes / base::SECTOR == span.start;
         // One large part that is contiguous anyway is best taken as it is.
-        if !self.parts.is_empty() && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10)) {
+        if !self.parts.is_empty()
+            && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10))
+        {
             self.flush(draft);
         }
         if self.parts.is_empty() {

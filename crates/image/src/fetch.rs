@@ -126,7 +126,9 @@ impl Core {
                 Err(e) => return Err(e.within(format!("{key} at offset {}", place.offset))),
             }
         }
-        let error = last.expect("the loop ends here only with a corrupt page").within(format!("{key} at offset {}", place.offset));
+        let error = last
+            .expect("the loop ends here only with a corrupt page")
+            .within(format!("{key} at offset {}", place.offset));
         self.report(Severity::Error, format!("part of the map cannot be read: {error}"));
         Err(error)
     }
@@ -144,12 +146,15 @@ impl Core {
                 // The place may have been given up between looking and fetching; then the map has a new one.
                 Err(e) if tries < TRIES && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
                     tries += 1;
-                    if tries >= 2 && e.kind() == ErrorKind::Corrupt && self.same_places(span, &pieces).await? {
+                    if tries >= 2 && e.kind() == ErrorKind::Corrupt && self.same_places(span, &pieces).await?
+                    {
                         return Err(self.damaged(e));
                     }
                     tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
                 }
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => return Err(self.damaged(e)),
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
+                    return Err(self.damaged(e));
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -209,7 +214,8 @@ impl Core {
         if let Some(parts) = record.data() {
             return Ok(parts);
         }
-        let location = record.location().ok_or_else(|| Error::internal("a record is neither in memory nor placed"))?;
+        let location =
+            record.location().ok_or_else(|| Error::internal("a record is neither in memory nor placed"))?;
         Ok(vec![self.env.journal.read(location).await?])
     }
 
@@ -218,7 +224,8 @@ impl Core {
         let frame = &segment.header.frames[frame as usize];
         let range = at..at + u64::from(frame.stored);
         let stored = self.env.spool.get(segment.image, &segment.name, range).await?;
-        decode_frame(frame, stored).map_err(|e| e.within(format!("local segment {} at offset {at}", segment.name)))
+        decode_frame(frame, stored)
+            .map_err(|e| e.within(format!("local segment {} at offset {at}", segment.name)))
     }
 
     /// The decoded frames, in the order asked for: from the cache, or from the bucket with neighbours in one get.
@@ -261,7 +268,8 @@ impl Core {
         let mut out = Vec::with_capacity(run.len());
         for frame in run {
             let at = (frame.offset - first.offset) as usize;
-            let stored = bytes.slice(at.min(bytes.len())..(at + frame.frame.stored as usize).min(bytes.len()));
+            let stored =
+                bytes.slice(at.min(bytes.len())..(at + frame.frame.stored as usize).min(bytes.len()));
             let raw = match decode_frame(&frame.frame, stored) {
                 Ok(raw) => raw,
                 Err(_) => self.fetch_again(&frame).await?,

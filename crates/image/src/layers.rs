@@ -83,7 +83,8 @@ impl Layers {
 
     fn paged(&self, span: Span, visit: &mut impl FnMut(Span, Target), missing: &mut Option<PageRef>) {
         if missing.is_none()
-            && let Err(place) = self.pages.walk(span, |part, target| visit(part, target.unwrap_or(Target::Hole)))
+            && let Err(place) =
+                self.pages.walk(span, |part, target| visit(part, target.unwrap_or(Target::Hole)))
         {
             *missing = Some(place);
         }
@@ -95,8 +96,14 @@ impl Layers {
             Target::Zero => Source::Zero,
             Target::Frame { row, index, offset, frame, skip } => {
                 let row = &self.table[&row];
-                let frame =
-                    StoredFrame { origin: row.origin, epoch: row.epoch, number: row.number, index, offset, frame };
+                let frame = StoredFrame {
+                    origin: row.origin,
+                    epoch: row.epoch,
+                    number: row.number,
+                    index,
+                    offset,
+                    frame,
+                };
                 Source::Stored { frame, skip: u64::from(skip) }
             }
         }
@@ -254,7 +261,8 @@ fn insert_unless_younger(dirty: &mut ExtentMap<DirtyPiece>, span: Span, piece: D
 }
 
 fn remove_up_to(dirty: &mut ExtentMap<DirtyPiece>, span: Span, last: Seq) {
-    let covered: Vec<Span> = dirty.overlapping(span).filter(|(_, p)| p.seq <= last).map(|(run, _)| run).collect();
+    let covered: Vec<Span> =
+        dirty.overlapping(span).filter(|(_, p)| p.seq <= last).map(|(run, _)| run).collect();
     for run in covered {
         dirty.remove(run, |_, _| ());
     }

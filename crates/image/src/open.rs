@@ -79,13 +79,16 @@ impl Image {
         let own = take_epoch(&env, &before, ground.continuation).await?;
         let loaded = chain::load(&*env.bucket, image).await?;
         if loaded.chain.head.epoch != before.chain.head.epoch {
-            return Err(Error::fenced(format!("another gateway opened image {image} at the same moment; try again")));
+            return Err(Error::fenced(format!(
+                "another gateway opened image {image} at the same moment; try again"
+            )));
         }
         for (key, why) in &loaded.passed_over {
             tracing::warn!("checkpoint {key} was passed over: {why}");
         }
         let last_seq = last_seq(&loaded);
-        let run_start = if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
+        let run_start =
+            if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
         let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
         let fence = put_fence(&env, &own, &loaded, last_seq).await?;
         let (core, requests) = core(&env, &own, &loaded, run_start, last_seq);
@@ -125,7 +128,10 @@ async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Resul
         return Ok(Ground { continuation: Continuation::OwnJournal, run_start });
     }
     if accept_loss == Some(last.epoch) {
-        return Ok(Ground { continuation: Continuation::LossAccepted, run_start: loaded.newest_epoch.next() });
+        return Ok(Ground {
+            continuation: Continuation::LossAccepted,
+            run_start: loaded.newest_epoch.next(),
+        });
     }
     Err(Error::new(
         ErrorKind::Denied,
@@ -231,7 +237,13 @@ fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
     ))
 }
 
-fn core(env: &Env, own: &Ownership, loaded: &Loaded, run_start: Epoch, last: Seq) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
+fn core(
+    env: &Env,
+    own: &Ownership,
+    loaded: &Loaded,
+    run_start: Epoch,
+    last: Seq,
+) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
     let (requests, receiver) = mpsc::unbounded_channel();
     let layers = Layers::new(PageIndex::new(&loaded.checkpoint.pages), loaded.checkpoint.table.clone());
     let states = loaded.checkpoint.states.clone();
@@ -323,7 +335,10 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
     }
     if !local.records.is_empty() || !local.inherited.is_empty() {
         let (records, segments) = (local.records.len(), local.inherited.len());
-        core.report(Severity::Info, format!("recovered {records} journal records and {segments} local segments"));
+        core.report(
+            Severity::Info,
+            format!("recovered {records} journal records and {segments} local segments"),
+        );
     }
     Ok(())
 }

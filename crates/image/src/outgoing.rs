@@ -77,7 +77,8 @@ pub(crate) enum BodyRef {
 /// The content of a local segment at its place in the present epoch's chain. Sealing is deterministic, so that one sealed
 /// in this epoch comes out as it was.
 pub(crate) fn reseal(segment: &SpooledSegment, object: &Bytes, draft: HeaderDraft) -> Result<Sealed> {
-    Sealed::again(&segment.header, object, draft).map_err(|e| e.within(format!("local segment {}", segment.name)))
+    Sealed::again(&segment.header, object, draft)
+        .map_err(|e| e.within(format!("local segment {}", segment.name)))
 }
 
 /// The name of a local segment.

@@ -86,7 +86,8 @@ impl PageIndex {
             .map(|s| s.used.load(Ordering::Relaxed))
             .collect();
         ages.sort_unstable();
-        let drop_up_to = ages.get((ages.len() / 4).max(ages.len().saturating_sub(most))).copied().unwrap_or(0);
+        let drop_up_to =
+            ages.get((ages.len() / 4).max(ages.len().saturating_sub(most))).copied().unwrap_or(0);
         for slot in self.slots.values_mut() {
             if slot.place.is_some() && slot.page.is_some() && slot.used.load(Ordering::Relaxed) < drop_up_to {
                 slot.page = None;

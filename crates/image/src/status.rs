@@ -111,9 +111,10 @@ impl Core {
         };
         let (segments, sectors) = {
             let layers = self.layers.read();
-            let sum = layers.table.values().fold((0, 0), |(all, live), r| {
-                (all + u64::from(r.sectors), live + u64::from(r.live))
-            });
+            let sum = layers
+                .table
+                .values()
+                .fold((0, 0), |(all, live), r| (all + u64::from(r.sectors), live + u64::from(r.live)));
             (layers.table.len(), sum)
         };
         let mut progress = self.progress.lock();

@@ -27,7 +27,9 @@ impl Volume {
 
 /// What an admission of ours holds inside; one of another medium holds no room and needs none here.
 fn unpack(admission: Admission) -> image::Admission {
-    admission.downcast::<image::Admission>().map_or_else(|_| image::Admission::default(), |admission| *admission)
+    admission
+        .downcast::<image::Admission>()
+        .map_or_else(|_| image::Admission::default(), |admission| *admission)
 }
 
 #[async_trait]

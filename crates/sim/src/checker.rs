@@ -69,14 +69,17 @@ impl Checker {
     fn depth(&self, sector: u64, content: &[u8]) -> Result<Vec<usize>, String> {
         let history = &self.history[sector as usize];
         if content.iter().all(|b| *b == 0) {
-            let zeroed = history.iter().enumerate().filter(|(_, id)| self.operations[**id].zero).map(|(i, _)| i + 1);
+            let zeroed =
+                history.iter().enumerate().filter(|(_, id)| self.operations[**id].zero).map(|(i, _)| i + 1);
             return Ok(std::iter::once(0).chain(zeroed).collect());
         }
         let id = u64::from_le_bytes(content[..8].try_into().map_err(|e| format!("{e}"))?) as usize;
         let whole = id >= 1 && Checker::data(id - 1, Span::new(sector, 1)) == content;
         match history.iter().position(|h| *h + 1 == id) {
             Some(at) if whole => Ok(vec![at + 1]),
-            _ => Err(format!("sector {sector} holds bytes that nobody wrote there (looks like write {id}, history {history:?})")),
+            _ => Err(format!(
+                "sector {sector} holds bytes that nobody wrote there (looks like write {id}, history {history:?})"
+            )),
         }
     }
 
@@ -133,7 +136,9 @@ impl Checker {
             if shows[id] == Some(false) {
                 lost += usize::from(operation.acknowledged.is_some());
                 if operation.acknowledged.is_some_and(|at| latest_sent.is_some_and(|sent| at < sent)) {
-                    return Err(format!("operation {id} ({operation:?}) is missing though a later one shows: no prefix"));
+                    return Err(format!(
+                        "operation {id} ({operation:?}) is missing though a later one shows: no prefix"
+                    ));
                 }
             }
         }
@@ -174,7 +179,9 @@ impl Checker {
     fn rebase(&mut self, content: &[u8]) {
         self.step += 1;
         for (history, bytes) in self.history.iter_mut().zip(content.chunks(SECTOR as usize)) {
-            let id = u64::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]);
+            let id = u64::from_le_bytes([
+                bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+            ]);
             history.clear();
             if let Some(id) = id.checked_sub(1) {
                 history.push(id as usize);
@@ -203,7 +210,9 @@ impl Checker {
                     (_, None) => {}
                     (None, here) => verdict = here,
                     (Some(a), Some(b)) if a != b => {
-                        return Err(format!("operation {id} ({operation:?}) is torn: sector {sector} disagrees"));
+                        return Err(format!(
+                            "operation {id} ({operation:?}) is torn: sector {sector} disagrees"
+                        ));
                     }
                     _ => {}
                 }

@@ -36,7 +36,6 @@ pub(crate) struct Machine {
 pub(crate) struct Running {
     pub image: Image,
     pub journal: Journal,
-    pub env: Env,
     pub events: Arc<EventList>,
     process: Arc<Process>,
 }
@@ -62,7 +61,12 @@ impl Machine {
         started
     }
 
-    async fn start_in(&self, process: &Arc<Process>, image: ImageId, accept_loss: Option<Epoch>) -> Result<Running> {
+    async fn start_in(
+        &self,
+        process: &Arc<Process>,
+        image: ImageId,
+        accept_loss: Option<Epoch>,
+    ) -> Result<Running> {
         let entropy = Arc::new(SeededEntropy::new(self.seed.wrapping_add(self.lives)));
         let disk = self.disk.mount();
         let options = JournalOptions {
@@ -71,7 +75,8 @@ impl Machine {
             max_reserved: 256 << 10,
             ..JournalOptions::default()
         };
-        let (journal, recovery) = Journal::open(disk.clone(), options, process.clone(), entropy.clone()).await?;
+        let (journal, recovery) =
+            Journal::open(disk.clone(), options, process.clone(), entropy.clone()).await?;
         let spool = Arc::new(Spool::open(disk.clone()).await?);
         let options = CacheOptions { capacity: 1 << 20, ..CacheOptions::default() };
         let cache = Cache::open(disk, options, process.clone()).await?;
@@ -91,8 +96,8 @@ impl Machine {
             options: options_for_small_worlds(),
         };
         let recovered = recovery.owners.get(&image).cloned().unwrap_or_default();
-        let image = Image::open(env.clone(), OpenRequest { image, recovered, accept_loss }).await?;
-        Ok(Running { image, journal, env, events, process: process.clone() })
+        let image = Image::open(env, OpenRequest { image, recovered, accept_loss }).await?;
+        Ok(Running { image, journal, events, process: process.clone() })
     }
 
     /// Kills the process and cuts the power.

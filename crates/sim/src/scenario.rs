@@ -66,7 +66,8 @@ impl World {
     fn new(seed: u64) -> World {
         let clock = Arc::new(SimClock::new());
         let store = Arc::new(Memory::new().with_clock(clock.clone()));
-        let machine = |name, salt| Machine::new(name, seed ^ salt, store.clone() as Arc<dyn Bucket>, clock.clone());
+        let machine =
+            |name, salt| Machine::new(name, seed ^ salt, store.clone() as Arc<dyn Bucket>, clock.clone());
         World {
             chance: Arc::new(SeededEntropy::new(seed)),
             machines: [machine("alpha", 0x1111), machine("beta", 0x2222)],
@@ -97,7 +98,8 @@ impl World {
                 _ => (owner, running),
             };
         }
-        self.verify(&running.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content)).await?;
+        self.verify(&running.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content))
+            .await?;
         let digest = self.finish(running).await?;
         let operations = self.checker.lock().sent();
         Ok(Outcome { digest, operations, lost_with_disk: self.lost, events: self.events })
@@ -110,7 +112,9 @@ impl World {
             0 => faults.set_outage(Outage::Refusing),
             1 => faults.set_outage(Outage::Hanging),
             2 => faults.set_plan(FaultPlan { every: Some((2, Fault::Throttled)), ..FaultPlan::default() }),
-            3 => faults.set_plan(FaultPlan { chances: vec![(Fault::AnswerLost, 300)], ..FaultPlan::default() }),
+            3 => {
+                faults.set_plan(FaultPlan { chances: vec![(Fault::AnswerLost, 300)], ..FaultPlan::default() })
+            }
             4 => faults.set_plan(FaultPlan {
                 latency: Some((Duration::from_millis(1), Duration::from_millis(400))),
                 ..FaultPlan::default()
@@ -149,7 +153,9 @@ impl World {
         self.machines[owner].crash(running);
         self.store_settles(owner).await;
         let running = self.start(owner, None).await?;
-        self.verify(&running.image, Checker::settle_after_crash).await.map_err(|e| format!("after a crash: {e}"))?;
+        self.verify(&running.image, Checker::settle_after_crash)
+            .await
+            .map_err(|e| format!("after a crash: {e}"))?;
         Ok((owner, running))
     }
 
@@ -172,9 +178,13 @@ impl World {
         tokio::time::sleep(Duration::from_secs(300)).await;
         let status = running.image.status();
         if !matches!(status.condition, Condition::Fenced(_)) {
-            return Err(format!("the older owner does not know that it lost the image: {:?}", status.condition));
+            return Err(format!(
+                "the older owner does not know that it lost the image: {:?}",
+                status.condition
+            ));
         }
-        for refused in [running.image.read(Span::new(0, 1)).await.err(), running.image.admit(512).await.err()] {
+        for refused in [running.image.read(Span::new(0, 1)).await.err(), running.image.admit(512).await.err()]
+        {
             if refused.as_ref().map(base::Error::kind) != Some(ErrorKind::Fenced) {
                 return Err(format!("the older owner still serves: {refused:?}"));
             }
@@ -207,7 +217,9 @@ impl World {
         running.end().await.map_err(text)?;
         let other = 1 - owner;
         let running = self.start(other, None).await?;
-        self.verify(&running.image, Checker::settle_after_crash).await.map_err(|e| format!("after a hand-over: {e}"))?;
+        self.verify(&running.image, Checker::settle_after_crash)
+            .await
+            .map_err(|e| format!("after a hand-over: {e}"))?;
         Ok((other, running))
     }
 
@@ -265,7 +277,8 @@ impl World {
         running.image.close().await.map_err(text)?;
         running.end().await.map_err(text)?;
         let fresh = self.start_fresh().await?;
-        self.verify(&fresh.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content)).await?;
+        self.verify(&fresh.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content))
+            .await?;
         Ok(self.store.digest() ^ self.seen)
     }
 

@@ -134,7 +134,9 @@ Stop with Ctrl-C. Killed or stopped, the disk is as it was when it is started ag
 /// Shows what is dirty and what is in the bucket: live on a terminal, in a line when it changes elsewhere.
 async fn watch(gateway: Arc<Gateway>, terminal: bool) -> Result<()> {
     let bar = if terminal { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     let show = async {
         let mut last = String::new();
         loop {

@@ -17,10 +17,9 @@ use crate::{demo, show};
 
 /// Does what the arguments say.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .map_err(|e| Error::caused(ErrorKind::Internal, "no runtime; raise the limits on threads and files", e))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+        Error::caused(ErrorKind::Internal, "no runtime; raise the limits on threads and files", e)
+    })?;
     let socket = arguments.data_dir.join(SOCKET);
     runtime.block_on(async {
         match arguments.command {
@@ -83,10 +82,15 @@ pub async fn until_stopped() -> Result<()> {
 /// Ends the gateway in good order, showing how much is still to be uploaded. A second signal ends it at once.
 pub async fn stop(gateway: &Gateway) -> Result<()> {
     let bar = ProgressBar::new_spinner();
-    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()));
+    bar.set_style(
+        ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
+    );
     bar.set_message("stopping");
     let stopping = gateway.stop(|left| {
-        bar.set_message(format!("stopping: {} still to upload (^C leaves them in the journal)", base::ByteSize(left)));
+        bar.set_message(format!(
+            "stopping: {} still to upload (^C leaves them in the journal)",
+            base::ByteSize(left)
+        ));
         bar.tick();
     });
     let done = tokio::select! {
@@ -151,8 +155,9 @@ impl Rules {
     fn access(self) -> Result<Access> {
         let mut chap = self.chap;
         if let Some(file) = self.chap_file {
-            let text = std::fs::read_to_string(&file)
-                .map_err(|e| Error::caused(ErrorKind::Invalid, format!("cannot read {}", file.display()), e))?;
+            let text = std::fs::read_to_string(&file).map_err(|e| {
+                Error::caused(ErrorKind::Invalid, format!("cannot read {}", file.display()), e)
+            })?;
             chap.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
         }
         let user = |text: &String| {

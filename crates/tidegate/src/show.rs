@@ -28,7 +28,8 @@ fn table(rows: Vec<Vec<String>>) -> String {
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut text = String::new();
     for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<String> =
+            row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         text.push_str(cells.join("  ").trim_end());
         text.push('\n');
     }
@@ -98,9 +99,11 @@ pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
 /// All buckets.
 pub fn buckets(buckets: &[BucketView]) -> Result<()> {
     let mut rows = vec![cells(["BUCKET", "URL", "STATE"])];
-    rows.extend(buckets.iter().map(|b| {
-        vec![b.name.clone(), b.url.clone(), b.trouble.clone().unwrap_or_else(|| "ready".into())]
-    }));
+    rows.extend(
+        buckets.iter().map(|b| {
+            vec![b.name.clone(), b.url.clone(), b.trouble.clone().unwrap_or_else(|| "ready".into())]
+        }),
+    );
     print(&table(rows))
 }
 
@@ -133,7 +136,9 @@ pub fn status(g: &GatewayView) -> Result<()> {
     if !g.forks.is_empty() {
         text.push('\n');
         let mut rows = vec![cells(["LOST TO ANOTHER GATEWAY", "SIZE", "CACHE DISK"])];
-        rows.extend(g.forks.iter().map(|f| vec![f.name.clone(), ByteSize(f.size).to_string(), f.disk.clone()]));
+        rows.extend(
+            g.forks.iter().map(|f| vec![f.name.clone(), ByteSize(f.size).to_string(), f.disk.clone()]),
+        );
         text.push_str(&table(rows));
     }
     text.push('\n');
