@@ -112,7 +112,7 @@ impl Core {
     fn record_sizes(&self, bytes: u64) -> impl Iterator<Item = u64> + use<> {
         let most = self.env.journal.max_record();
         let whole = (bytes / most) as usize;
-        let rest = (bytes % most > 0 || whole == 0).then_some(bytes % most);
+        let rest = (!bytes.is_multiple_of(most) || whole == 0).then_some(bytes % most);
         std::iter::repeat_n(most, whole).chain(rest)
     }
 
