@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use base::{Clock, Entropy, Error, ErrorKind, Result, SeededEntropy, UnixMillis};
-use bucket::{OpenOptions, contract, open, probe};
+use bucket::{Bucket, Metered, OpenOptions, contract, open, probe};
 
 struct SystemClock;
 
@@ -30,12 +30,21 @@ fn chance() -> Result<SeededEntropy> {
 
 async fn run(url: &str) -> Result<()> {
     let entropy = chance()?;
-    let bucket = open(url, &OpenOptions::new(Arc::new(SystemClock)))?;
+    let metered = Arc::new(Metered::new(open(url, &OpenOptions::new(Arc::new(SystemClock)))?));
+    let bucket: Arc<dyn Bucket> = metered.clone();
     let report = probe(&bucket, &entropy as &dyn Entropy).await?;
     println!("probe: {report:?}");
     let report = contract::run(&bucket, &entropy as &dyn Entropy, contract::Scope::default()).await?;
     report.passed.iter().for_each(|name| println!("passed: {name}"));
     report.absent.iter().for_each(|(name, why)| println!("absent: {name}: {why}"));
+    for (operation, stats) in metered.snapshot() {
+        let (median, late) = (stats.latency.quantile(500), stats.latency.quantile(990));
+        println!(
+            "{}: {} calls, half within {median:?}, 99 % within {late:?}",
+            operation.as_str(),
+            stats.calls
+        );
+    }
     Ok(())
 }
 

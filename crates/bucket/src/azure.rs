@@ -3,7 +3,7 @@
 //! Azure's CRC-64 is the house's own (its polynomial 0x9A6C9329AC4BC9B5 is that of CRC-64/NVME, reflected), so bodies
 //! are verified by the store without a second sum.
 
-mod list;
+pub mod list;
 
 use std::ops::Range;
 use std::time::Duration;

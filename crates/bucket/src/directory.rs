@@ -10,7 +10,7 @@
 //!
 //! An object and a longer name below it (`a` and `a/b`) cannot both exist here: the second is refused as `Invalid`.
 
-mod attributes;
+pub mod attributes;
 mod name;
 mod temporary;
 #[cfg(test)]
@@ -43,6 +43,9 @@ const OWN: &str = ".tidegate";
 /// How often a publication is tried again when another's delete took the directory away under it.
 const TRIES: usize = 1000;
 
+/// How many directories are remembered as synced; forgetting costs a sync.
+const DURABLE_KEPT: usize = 10_000;
+
 /// A bucket in a directory of a POSIX file system with hard links.
 #[derive(Debug)]
 pub struct Directory {
@@ -67,9 +70,12 @@ impl Directory {
     pub fn open(root: impl Into<PathBuf>) -> Result<Directory> {
         let root = root.into();
         let own = root.join(OWN);
+        let new: Vec<_> = own.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
         fs::create_dir_all(&own).map_err(|e| failed("make the bucket directory", &root, e))?;
         let root = root.canonicalize().map_err(|e| failed("open the bucket directory", &root, e))?;
-        sync_dir(&root)?;
+        for above in new.iter().filter_map(|made| made.parent()) {
+            sync_dir(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+        }
         let workshop = Workshop::open(&root.join(OWN).join("temporary"))?;
         workshop.check_file_system(&root)?;
         let attributes = AttributeStore::open(&root.join(OWN), &workshop)?;
@@ -314,7 +320,11 @@ impl Shared {
             let identity = (meta.dev(), meta.ino(), meta.created().ok());
             if self.durable.lock().get(&at) != Some(&identity) {
                 File::open(&parent)?.sync_all()?;
-                self.durable.lock().insert(at.clone(), identity);
+                let mut durable = self.durable.lock();
+                if durable.len() >= DURABLE_KEPT {
+                    durable.clear();
+                }
+                durable.insert(at.clone(), identity);
             }
         }
         Ok(())

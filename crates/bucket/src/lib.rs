@@ -6,6 +6,7 @@
 
 mod azure;
 pub mod contract;
+pub mod decode;
 mod directory;
 mod faulty;
 mod gcs;

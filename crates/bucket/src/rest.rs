@@ -159,7 +159,9 @@ impl<D: Dialect> Rest<D> {
             self.accept(self.send(Method::PUT, Some(key), &[], headers, body.parts()).await?, Some(key))?;
         if let Err(damaged) = self.dialect.check_stored(&answer.headers, body) {
             // It is this call's own object and nobody can use it: a later try needs the name free.
-            self.delete(key).await?;
+            if only_new {
+                self.delete(key).await?;
+            }
             return Err(damaged);
         }
         Ok(self.stored(key, &answer.headers, body, attributes))

@@ -26,6 +26,13 @@ use tokio::time::timeout;
 /// How long a connection may take to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 
+/// How long an answer may take to begin, apart from the request's bytes: copies inside a store take minutes. Callers
+/// with less patience give up earlier.
+const ANSWER: Duration = Duration::from_secs(300);
+
+/// The slowest upload that is waited for, in bytes per second.
+const SLOWEST: u64 = 32 << 10;
+
 /// How long a body may stand still before the connection counts as broken.
 const STALL: Duration = Duration::from_secs(20);
 
@@ -94,7 +101,13 @@ impl Transport {
     pub async fn call(&self, request: HttpRequest) -> Result<Answer> {
         let is_get = request.method() == http::Method::GET;
         let has_range = request.headers().contains_key(http::header::RANGE);
-        let response = self.client.request(request).await.map_err(|e| broken(&e))?;
+        let time = ANSWER + Duration::from_secs(request.body().content_length() as u64 / SLOWEST);
+        let response = match timeout(time, self.client.request(request)).await {
+            Ok(response) => response.map_err(|e| broken(&e))?,
+            Err(_) => {
+                return Err(Error::new(ErrorKind::Unavailable, "no answer for minutes: check the network"));
+            }
+        };
         let (parts, body) = response.into_parts();
         let is_object = is_get && (has_range || parts.status == StatusCode::OK);
         let limit = if is_object && parts.status.is_success() { usize::MAX } else { ANSWER_LIMIT };

@@ -103,6 +103,11 @@ impl Blob {
     }
 }
 
+/// Whether bytes are a list of Azure's.
+pub fn is_page(body: &[u8]) -> Result<()> {
+    answer::parse::<Page>(body, "list").map(drop)
+}
+
 /// See [`Bucket::list`].
 pub async fn list(azure: &Azure, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {
     let mut last = after.map_or(String::new(), |k| k.as_str().to_owned());

@@ -32,7 +32,12 @@ impl AttributeStore {
     pub fn open(own: &Path, workshop: &Workshop) -> Result<AttributeStore> {
         let trial = workshop.start()?;
         let extended = fsetxattr(trial.file(), XATTR, b"trial", XattrFlags::empty()).is_ok();
-        Ok(AttributeStore { notes: own.join("attributes"), extended })
+        let notes = own.join("attributes");
+        if !extended {
+            fs::create_dir_all(&notes).map_err(|e| failed("make", &notes, e))?;
+            sync_dir(own)?;
+        }
+        Ok(AttributeStore { notes, extended })
     }
 
     /// Keeps notes though there are extended attributes.

@@ -6,6 +6,7 @@ use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use base::{Clock, ErrorKind, SeededEntropy, UnixMillis};
@@ -49,18 +50,18 @@ impl Drop for Server {
     }
 }
 
+/// The next port to look at: tests run at once and must not find the same one free.
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
 /// `n` ports that were free a moment ago, low enough that a gRPC port 10000 above them exists.
 fn free_ports(n: usize) -> Vec<u16> {
-    let mut held = Vec::new();
-    let mut port = 20_000 + (std::process::id() % 20_000) as u16;
-    while held.len() < n {
-        port += 1;
-        let both = (TcpListener::bind(("127.0.0.1", port)), TcpListener::bind(("127.0.0.1", port + 10_000)));
-        if let (Ok(low), Ok(high)) = both {
-            held.push((port, low, high));
-        }
-    }
-    held.into_iter().map(|(port, ..)| port).collect()
+    let base = 20_000 + (std::process::id() % 10_000) as u16;
+    let is_free =
+        |port: &u16| [*port, port + 10_000].into_iter().all(|p| TcpListener::bind(("127.0.0.1", p)).is_ok());
+    std::iter::repeat_with(|| base + NEXT_PORT.fetch_add(1, Ordering::Relaxed))
+        .filter(is_free)
+        .take(n)
+        .collect()
 }
 
 fn request(port: u16, line: &str) -> std::io::Result<String> {
@@ -156,11 +157,8 @@ async fn seaweedfs_keeps_the_contract() {
     let retrying = Retrying::new(bucket.clone(), RetryPolicy::default(), Arc::new(SeededEntropy::new(1)));
     let report = holds(Arc::new(retrying), 1, LARGE).await;
     assert_eq!(absent(&report), ["archive and restore", "names with a backslash"]);
-    // The other guards of bodies, and small parts.
-    for guard in ["md5", "none"] {
-        let bucket = server.bucket(&format!("/{guard}?checksum={guard}&part_size=5MiB"));
-        holds(bucket, 2, 12 << 20).await;
-    }
+    // The other guard of bodies, and small parts.
+    holds(server.bucket("/md5?checksum=md5&part_size=5MiB"), 2, 12 << 20).await;
 }
 
 #[tokio::test]
