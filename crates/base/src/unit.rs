@@ -44,8 +44,11 @@ impl FromStr for ByteSize {
     type Err = Error;
 
     fn from_str(s: &str) -> Result<ByteSize, Error> {
-        let wrong =
-            || Error::invalid(format!("{s:?} is no size: write a number and a unit, as in \"64 MiB\" or \"100GiB\""));
+        let wrong = || {
+            Error::invalid(format!(
+                "{s:?} is no size: write a number and a unit, as in \"64 MiB\" or \"100GiB\""
+            ))
+        };
         let t = s.trim().to_ascii_lowercase();
         let digits = t.find(|c: char| !c.is_ascii_digit() && c != '.' && c != '_').unwrap_or(t.len());
         let unit = t[digits..].trim();

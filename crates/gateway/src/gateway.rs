@@ -70,6 +70,9 @@ pub struct AdoptVolume {
     pub access: Access,
 }
 
+/// A bucket, or why it cannot be used.
+type OpenBucket = Result<Arc<dyn Bucket>, String>;
+
 /// The largest volume (L09).
 const LARGEST: u64 = 256 << 40;
 
@@ -81,7 +84,7 @@ pub struct Gateway {
     catalog: Catalog,
     events: Arc<EventLog>,
     disks: BTreeMap<String, Arc<CacheDisk>>,
-    buckets: Mutex<BTreeMap<String, Result<Arc<dyn Bucket>, String>>>,
+    buckets: Mutex<BTreeMap<String, OpenBucket>>,
     volumes: Mutex<BTreeMap<String, Arc<VolumeTask>>>,
     memory: Arc<DirtyMemory>,
     targets: Arc<TargetRegistry>,

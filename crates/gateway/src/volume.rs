@@ -99,7 +99,11 @@ impl VolumeTask {
         let request = OpenRequest { image: row.image, recovered, accept_loss };
         let image = Image::open(self.env.clone(), request).await?;
         self.disk.adopted(row.image);
-        let unit = LogicalUnit::new(identity(&row), Arc::new(Volume::new(image.clone()))).await?;
+        let unit = LogicalUnit::new(
+            Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
+            Arc::new(Volume::new(image.clone())),
+        )
+        .await?;
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
         let background = unit.clone();
@@ -249,20 +253,6 @@ pub(crate) fn not_open(name: &str) -> base::Error {
         ErrorKind::Unavailable,
         format!("volume {name:?} is not open; `tidegate volume show {name}` says why"),
     )
-}
-
-/// A 16-byte NAA 6 designator (SPC-5 §7.7.6.6.5) out of the image's random id: 124 bits that stay with the volume wherever it
-/// is opened.
-fn identity(row: &VolumeRow) -> Identity {
-    let mut naa = row.image.0;
-    naa[0] = 0x60 | (naa[0] & 0x0f);
-    Identity {
-        vendor: "TIDEGATE".into(),
-        product: "VOLUME".into(),
-        revision: env!("CARGO_PKG_VERSION").chars().take(4).collect(),
-        serial: row.image.to_string(),
-        naa,
-    }
 }
 
 fn target(row: &VolumeRow, device: Arc<TargetDevice>) -> Result<TargetConfig> {
