@@ -340,14 +340,19 @@ impl Image {
             return Err(Error::invalid(format!("{bytes} bytes are no whole sectors")));
         }
         let _guard = self.lock(span, false).await;
-        if bytes <= self.core.env.journal.max_record() {
+        self.put(span, data, admission, fua).await
+    }
+
+    /// Appends data under a lock that the caller holds.
+    async fn put(&self, span: Span, data: Vec<Bytes>, admission: Admission, fua: bool) -> Result<()> {
+        if span.bytes() <= self.core.env.journal.max_record() {
             return self.core.change(RecordKind::Data, span, data, admission, fua).await;
         }
-        self.write_in_records(span, data, admission, fua).await
+        self.put_in_records(span, data, admission, fua).await
     }
 
     /// A write longer than a journal record can be: several records, all queued before the first is waited for.
-    async fn write_in_records(
+    async fn put_in_records(
         &self,
         span: Span,
         data: Vec<Bytes>,
@@ -410,7 +415,7 @@ impl Image {
         if !change(&mut bytes) {
             return Ok(());
         }
-        self.core.change(RecordKind::Data, span, vec![bytes.into_bytes()], admission, false).await
+        self.put(span, vec![bytes.into_bytes()], admission, false).await
     }
 
     async fn lock(&self, span: Span, exclusive: bool) -> crate::lock::RangeGuard {

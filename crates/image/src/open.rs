@@ -64,6 +64,8 @@ struct Ground {
 struct Local {
     inherited: VecDeque<Arc<SpooledSegment>>,
     records: Vec<Recovered>,
+    /// Whether the last owner was this journal and closed the image.
+    closed_here: bool,
 }
 
 impl Image {
@@ -88,7 +90,9 @@ impl Image {
         let last_seq = last_seq(&loaded);
         let run_start =
             if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
-        let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
+        let mut local = local(&env, image, &request.recovered, run_start, last_seq).await?;
+        local.closed_here =
+            loaded.chain.clean && loaded.last_owner.as_ref().is_some_and(|o| o.journal == env.journal.id());
         let fence = put_fence(&env, &own, &loaded, last_seq).await?;
         let (core, requests) = core(&env, &own, &loaded, run_start, last_seq);
         replay(&core, &loaded).await?;
@@ -226,7 +230,7 @@ async fn local(
         }
         next = next.next();
     }
-    Ok(Local { inherited: inherited.into(), records })
+    Ok(Local { inherited: inherited.into(), records, closed_here: false })
 }
 
 fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
@@ -326,7 +330,11 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
         core.size.store(u64::from_le_bytes(size), std::sync::atomic::Ordering::Release);
     }
     let journal = core.env.journal.attach(core.id, core.clone())?;
-    journal.abandon(Epoch(core.run_start.0.saturating_sub(1)));
+    // Older records of this image are a fork's, unless the last owner was this very journal and closed in good order: then
+    // they are all in the chain, and only their release was forgotten by the restart.
+    if !local.closed_here {
+        journal.abandon(Epoch(core.run_start.0.saturating_sub(1)));
+    }
     journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
     core.front.lock().journal = Some(journal);
     if !local.records.is_empty() || !local.inherited.is_empty() {
