@@ -20,12 +20,20 @@ fn a_pass_needs_a_summary_with_one_test() {
 fn failures_and_crashes_are_seen() {
     let failed = PASSED.replace("1      1      1      0", "1      1      0      1");
     assert!(matches!(judge("ALL.Read10.Simple", Some(0), &failed), Verdict::Failed(_)));
-    let listed = PASSED.replace("...passed", "...FAILED\n    1. test_read10.c:40  - ret == 0");
+    let listed = failed.replace("...passed", "...FAILED\n    1. test_read10.c:40  - ret == 0");
     assert!(
         matches!(judge("ALL.Read10.Simple", Some(0), &listed), Verdict::Failed(w) if w.contains("ret == 0"))
     );
     assert!(matches!(judge("ALL.Read10.Simple", None, PASSED), Verdict::Failed(_)));
     assert!(matches!(judge("ALL.Read10.Simple", Some(139), PASSED), Verdict::Failed(_)));
+}
+
+#[test]
+fn complaints_on_the_way_to_a_pass_are_told_but_those_of_tear_down_are_not() {
+    let own = PASSED.replace("...passed", "...    [FAILED] WRITE10 command failed\npassed");
+    assert!(matches!(judge("ALL.X.Y", Some(0), &own), Verdict::Complained(w) if w.contains("WRITE10")));
+    let after = PASSED.replace("...passed", "...passed    [FAILED] PRIN command: failed with sense.");
+    assert_eq!(judge("ALL.X.Y", Some(0), &after), Verdict::Passed);
 }
 
 #[test]

@@ -5,6 +5,8 @@
 pub enum Verdict {
     /// It ran and was content.
     Passed,
+    /// It was content, yet wrote `[FAILED]` on its way there: it asked for that answer, or asked again. To be looked at.
+    Complained(String),
     /// It did not run, for this reason.
     Skipped(String),
     /// It was not content, crashed or did not end.
@@ -16,6 +18,7 @@ impl Verdict {
     pub fn word(&self) -> &'static str {
         match self {
             Verdict::Passed => "pass",
+            Verdict::Complained(_) => "complaint",
             Verdict::Skipped(_) => "skip",
             Verdict::Failed(_) => "fail",
         }
@@ -25,27 +28,30 @@ impl Verdict {
     pub fn why(&self) -> &str {
         match self {
             Verdict::Passed => "",
-            Verdict::Skipped(why) | Verdict::Failed(why) => why,
+            Verdict::Complained(why) | Verdict::Skipped(why) | Verdict::Failed(why) => why,
         }
     }
 }
 
 /// Judges what one test printed. `status` is `None` if a signal ended it.
 ///
-/// Set-up and tear-down print marks of their own, so only the test's own part counts for skips. The summary must
-/// show exactly one test run and none failed: what says nothing has not passed.
+/// Set-up and tear-down print marks of their own, so only the test's own part counts: from `Suite:` to its verdict. The
+/// summary must show exactly one test run and none failed: what says nothing has not passed.
 pub fn judge(test: &str, status: Option<i32>, text: &str) -> Verdict {
     let Some(status) = status.filter(|s| *s < 128) else {
         return Verdict::Failed(format!("it crashed: {}", last_line(text)));
     };
     let summary = text.lines().find_map(summary_counts);
-    let complaints: Vec<&str> =
-        text.lines().filter(|l| l.contains("FAILED") || is_complaint(l)).map(str::trim).collect();
-    if !complaints.is_empty() || summary.is_some_and(|[_, _, _, failed]| failed > 0) {
-        return Verdict::Failed(complaints.join(" | ").chars().take(300).collect());
-    }
     let body = text.split_once("Suite:").map_or(text, |(_, body)| body);
     let body = body.split("Run Summary").next().unwrap_or(body);
+    // Tear-down's marks follow the verdict, on the same line.
+    let own = body.rsplit_once("passed").map_or(body, |(own, _)| own);
+    let complaints: Vec<&str> =
+        own.lines().filter(|l| l.contains("FAILED") || is_assertion(l)).map(str::trim).collect();
+    let shown = || complaints.join(" | ").chars().take(300).collect();
+    if summary.is_some_and(|[_, _, _, failed]| failed > 0) || text.lines().any(is_assertion) {
+        return Verdict::Failed(shown());
+    }
     // Every set-up clears reservations; only the tests of PERSISTENT RESERVE IN mean it when they skip it.
     let about_reserve_in = test.split('.').nth(1).is_some_and(|suite| suite.starts_with("Prin"));
     let skip = body
@@ -55,7 +61,8 @@ pub fn judge(test: &str, status: Option<i32>, text: &str) -> Verdict {
         .rfind(|why| about_reserve_in || !why.starts_with("PERSISTENT RESERVE IN"));
     match (skip, summary) {
         (Some(why), _) => Verdict::Skipped(why.to_owned()),
-        (None, Some([1, 1, 1, 0])) => Verdict::Passed,
+        (None, Some([1, 1, 1, 0])) if complaints.is_empty() => Verdict::Passed,
+        (None, Some([1, 1, 1, 0])) => Verdict::Complained(shown()),
         (None, _) => Verdict::Failed(format!("status {status} without a result: {}", last_line(text))),
     }
 }
@@ -71,7 +78,7 @@ fn summary_counts(line: &str) -> Option<[u32; 4]> {
 }
 
 /// CUnit lists assertions that failed as `   1. file.c:33  - text`.
-fn is_complaint(line: &str) -> bool {
+fn is_assertion(line: &str) -> bool {
     let Some((number, rest)) = line.trim_start().split_once(". ") else { return false };
     line.starts_with(char::is_whitespace) && number.parse::<u32>().is_ok() && rest.contains("- ")
 }
