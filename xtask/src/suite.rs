@@ -17,7 +17,7 @@ pub use verdict::{Verdict, judge};
 
 const EXPECTATIONS: &str = include_str!("../../tests/iscsi-test-cu.toml");
 /// How long one test may take; a verdict of its own, counted as a failure.
-const LIMIT: Duration = Duration::from_secs(30);
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// Run every test of Debian's iscsi-test-cu and compare with tests/iscsi-test-cu.toml.
 ///

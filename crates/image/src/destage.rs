@@ -119,7 +119,13 @@ impl Destager {
     }
 
     /// Runs until the image is closed, halted, fenced or fails.
-    pub async fn run(mut self) {
+    pub async fn run(self) {
+        let core = self.core.clone();
+        self.run_to_the_end().await;
+        core.detach();
+    }
+
+    async fn run_to_the_end(mut self) {
         loop {
             let stop = match self.advance().await {
                 Ok(deadline) => {
@@ -429,7 +435,7 @@ impl Destager {
     }
 
     fn release(&self, upto: Seq) {
-        if let Some(journal) = self.core.journal.get() {
+        if let Some(journal) = &self.core.front.lock().journal {
             journal.release(upto);
         }
     }

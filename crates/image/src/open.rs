@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, Seq, UnixMillis};
@@ -254,7 +253,6 @@ fn core(
         run_start,
         block_size: loaded.record.block_size,
         layers: RwLock::new(layers),
-        journal: OnceLock::new(),
         front: Mutex::new(Front::new(last)),
         backlog: Mutex::new(Backlog::default()),
         states: Mutex::new(states.clone()),
@@ -330,9 +328,7 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
     let journal = core.env.journal.attach(core.id, core.clone())?;
     journal.abandon(Epoch(core.run_start.0.saturating_sub(1)));
     journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
-    if core.journal.set(journal).is_err() {
-        return Err(Error::internal("an image was attached to its journal twice"));
-    }
+    core.front.lock().journal = Some(journal);
     if !local.records.is_empty() || !local.inherited.is_empty() {
         let (records, segments) = (local.records.len(), local.inherited.len());
         core.report(

@@ -103,6 +103,8 @@ impl Machine {
     /// Kills the process and cuts the power.
     pub fn crash(&mut self, running: Running) {
         running.process.kill();
+        // The dead process's memory: its journal and its image hold on to each other.
+        running.image.forget();
         drop(running);
         self.disk.crash();
         self.disk.restart();
