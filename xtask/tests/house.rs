@@ -121,3 +121,56 @@ fn files_are_short_and_tests_stand_beside_them() {
         }
     }
 }
+
+fn deny() -> toml::Table {
+    std::fs::read_to_string(root().join("deny.toml")).unwrap().parse().unwrap()
+}
+
+fn strings(value: &toml::Value) -> Vec<String> {
+    value.as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn banned_crates_are_not_locked() {
+    let lock: toml::Table = std::fs::read_to_string(root().join("Cargo.lock")).unwrap().parse().unwrap();
+    let locked: Vec<_> =
+        lock["package"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap().to_owned()).collect();
+    let bans = deny()["bans"]["deny"].as_array().unwrap().clone();
+    assert!(bans.len() > 2 && locked.len() > 50);
+    for ban in bans {
+        let name = ban["crate"].as_str().unwrap();
+        assert!(!locked.iter().any(|l| l == name), "{name} is banned: {}", ban["reason"]);
+    }
+}
+
+/// Whether a licence expression (SPDX) can be met by what is allowed: one side of each OR, every part of an AND.
+fn is_allowed(expression: &str, allowed: &[String]) -> bool {
+    let expression = expression.replace('/', " OR ").replace(['(', ')'], " ");
+    let meets = |side: &str| {
+        side.split(" AND ").all(|part| {
+            let name = part.trim().split(" WITH ").next().unwrap_or_default();
+            allowed.iter().any(|a| a == name)
+        })
+    };
+    // With parentheses gone this is stricter than SPDX where an OR stands inside an AND: both sides are then asked for.
+    expression.split(" OR ").any(meets)
+}
+
+#[test]
+fn licences_are_allowed_ones() {
+    let allowed = strings(&deny()["licenses"]["allow"]);
+    assert!(is_allowed("MIT/Apache-2.0", &allowed) && !is_allowed("GPL-3.0", &allowed));
+    assert!(!is_allowed("MIT AND GPL-3.0", &allowed));
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let shown = std::process::Command::new(cargo)
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(shown.status.success(), "{}", String::from_utf8_lossy(&shown.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    for package in metadata["packages"].as_array().unwrap() {
+        let licence = package["license"].as_str().unwrap_or("none");
+        assert!(is_allowed(licence, &allowed), "{} has the licence {licence}", package["name"]);
+    }
+}
