@@ -1,0 +1,241 @@
+//! `bench block`: Tidegate and tuned tgtd on the same disk, round by round in turns.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::tgt::Tgt;
+use super::{Generator, Load, Measured, median, spread};
+use crate::Result;
+use crate::process::run;
+use crate::product::Demo;
+
+const LOADS: &[Load] = &[
+    Load { mode: "randread", bytes: 4 << 10, depth: 1 },
+    Load { mode: "randread", bytes: 4 << 10, depth: 32 },
+    Load { mode: "randwrite", bytes: 4 << 10, depth: 1 },
+    Load { mode: "randwrite", bytes: 4 << 10, depth: 32 },
+    Load { mode: "seqread", bytes: 128 << 10, depth: 1 },
+    Load { mode: "seqread", bytes: 128 << 10, depth: 32 },
+    Load { mode: "seqwrite", bytes: 128 << 10, depth: 1 },
+    Load { mode: "seqwrite", bytes: 128 << 10, depth: 32 },
+    Load { mode: "seqread", bytes: 1 << 20, depth: 1 },
+    Load { mode: "seqread", bytes: 1 << 20, depth: 32 },
+    Load { mode: "seqwrite", bytes: 1 << 20, depth: 1 },
+    Load { mode: "seqwrite", bytes: 1 << 20, depth: 32 },
+];
+/// What writes cover and reads read: less than the memory of any machine worth measuring on, as for the peer.
+const SPAN: u64 = 512 << 20;
+/// Above this the machine was too busy to compare anything on it.
+const VALID: f64 = 0.10;
+
+/// Measure an iSCSI disk against tuned tgtd on the same disk, interleaved.
+///
+/// Figures are medians of the rounds. tgtd runs twice, as it comes and with synced writes (Tidegate's are always
+/// synced). CPU is the target's seconds per 100,000 transfers.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How often each load is run on each target.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// How long each time.
+    #[arg(long, default_value_t = 3)]
+    seconds: u32,
+    /// The disk to measure on: a directory.
+    #[arg(long, default_value = "target")]
+    dir: std::path::PathBuf,
+    /// Only loads whose names contain this, as "4k randread".
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// One load's results on one target, a round each.
+#[derive(Default)]
+struct Column {
+    rounds: Vec<(Measured, f64)>,
+}
+
+impl Column {
+    fn median(&self, figure: impl Fn(&(Measured, f64)) -> f64) -> f64 {
+        median(self.rounds.iter().map(figure))
+    }
+
+    fn shown(&self) -> String {
+        format!(
+            "{:>9.0} {:>8.0} {:>8.0} {:>7.1}",
+            self.median(|r| r.0.iops),
+            self.median(|r| r.0.mb_per_s),
+            self.median(|r| r.0.p99_us),
+            self.median(|r| r.1)
+        )
+    }
+
+    fn spread(&self) -> f64 {
+        spread(self.rounds.iter().map(|r| r.0.iops))
+    }
+}
+
+struct Targets {
+    ours: Demo,
+    unsynced: Tgt,
+    synced: Tgt,
+}
+
+impl Targets {
+    fn start(dir: &Path) -> Result<Targets> {
+        let file = |name: &str| -> Result<_> {
+            let path = dir.join(name);
+            run(Command::new("fallocate").args(["-l", &SPAN.to_string()]).arg(&path))?;
+            Ok(path)
+        };
+        Ok(Targets {
+            ours: Demo::start(dir, "1GiB", None)?,
+            unsynced: Tgt::start(dir, "unsynced", &file("unsynced.img")?, false)?,
+            synced: Tgt::start(dir, "synced", &file("synced.img")?, true)?,
+        })
+    }
+
+    fn measure(
+        &mut self,
+        generator: &Generator,
+        which: usize,
+        load: Load,
+        seconds: u32,
+    ) -> Result<(Measured, f64)> {
+        let url = [self.ours.url(), &self.unsynced.url, &self.synced.url][which].to_owned();
+        let server = match which {
+            0 => self.ours.server()?,
+            1 => &mut self.unsynced.server,
+            _ => &mut self.synced.server,
+        };
+        let before = server.cpu_seconds()?;
+        let measured = generator.disk(&url, load, seconds, SPAN)?;
+        let cpu = server.cpu_seconds()? - before;
+        Ok((measured, cpu / measured.ios.max(1) as f64 * 1e5))
+    }
+}
+
+/// The verb `bench block`.
+pub fn main(arguments: &Arguments) -> Result {
+    std::fs::create_dir_all(&arguments.dir)?;
+    let dir = tempfile::Builder::new().prefix("bench-block.").tempdir_in(&arguments.dir)?;
+    let dir = dir.path().canonicalize()?;
+    let generator = Generator::new()?;
+    let mut targets = Targets::start(&dir)?;
+    let fill = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
+    for which in 0..3 {
+        targets.measure(&generator, which, fill, 0)?;
+    }
+    let loads: Vec<_> =
+        LOADS.iter().filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part))).collect();
+    let mut table: Vec<[Column; 3]> = loads.iter().map(|_| Default::default()).collect();
+    let bar = ProgressBar::new(u64::from(arguments.rounds) * loads.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
+    for round in 0..arguments.rounds as usize {
+        for (load, row) in loads.iter().zip(&mut table) {
+            bar.set_message(load.name());
+            for turn in 0..3 {
+                // Who goes first changes, so that nobody always has the disk as another left it.
+                let which = (turn + round) % 3;
+                row[which].rounds.push(targets.measure(&generator, which, **load, arguments.seconds)?);
+            }
+            bar.inc(1);
+        }
+    }
+    bar.finish_and_clear();
+    targets.ours.stop()?;
+    drop(targets);
+    show(&loads, &table);
+    limits(&generator, &dir, arguments.seconds)
+}
+
+fn show(loads: &[&Load], table: &[[Column; 3]]) {
+    println!(
+        "{:<20} | {:^35} | {:^35} | {:^35} | {:>6} {:>6}",
+        "", "tidegate", "tgtd", "tgtd, synced", "ratio", "CPU"
+    );
+    let head = format!("{:>9} {:>8} {:>8} {:>7}", "IOPS", "MB/s", "p99 us", "CPU s");
+    println!("{:<20} | {head} | {head} | {head} | {:>6} {:>6}", "", "IOPS", "ratio");
+    for (load, [ours, unsynced, synced]) in loads.iter().zip(table) {
+        let peer = if load.is_write() { synced } else { unsynced };
+        println!(
+            "{:<20} | {} | {} | {} | {:>6.2} {:>6.2}",
+            load.name(),
+            ours.shown(),
+            unsynced.shown(),
+            synced.shown(),
+            ours.median(|r| r.0.iops) / peer.median(|r| r.0.iops),
+            ours.median(|r| r.1) / peer.median(|r| r.1),
+        );
+    }
+    println!(
+        "CPU s: the target's processor seconds per 100,000 transfers; ratios: to tgtd, for writes to tgtd synced"
+    );
+    let worst = table
+        .iter()
+        .zip(loads)
+        .map(|(row, load)| (if load.is_write() { row[2].spread() } else { row[1].spread() }, load.name()))
+        .max_by(|a, b| a.0.total_cmp(&b.0));
+    match worst {
+        Some((spread, load)) if spread < VALID => {
+            println!("valid: tgtd's spread is at most {:.1} % ({load})", spread * 1e2)
+        }
+        Some((spread, load)) => println!(
+            "NOT VALID: tgtd's own spread is {:.1} % ({load}); run it on a quiet machine",
+            spread * 1e2
+        ),
+        None => println!("NOT VALID: nothing was measured"),
+    }
+}
+
+/// What no target can pass: the disk and the loopback.
+fn limits(generator: &Generator, dir: &Path, seconds: u32) -> Result {
+    let file = dir.join("raw.img");
+    generator.file(&file, Load { mode: "seqwrite", bytes: 1 << 20, depth: 4 }, false, 0, SPAN)?;
+    for (load, sync) in [
+        (Load { mode: "randread", bytes: 4 << 10, depth: 32 }, false),
+        (Load { mode: "randwrite", bytes: 4 << 10, depth: 32 }, false),
+        (Load { mode: "randwrite", bytes: 4 << 10, depth: 1 }, true),
+        (Load { mode: "seqread", bytes: 1 << 20, depth: 4 }, false),
+        (Load { mode: "seqwrite", bytes: 1 << 20, depth: 4 }, false),
+    ] {
+        let m = generator.file(&file, load, sync, seconds, SPAN)?;
+        let how = if sync { "O_DIRECT, O_DSYNC" } else { "O_DIRECT" };
+        println!("raw disk, {} {how}: {:.0} IOPS, {:.0} MB/s", load.name(), m.iops, m.mb_per_s);
+    }
+    println!(
+        "one TCP stream on the loopback: {:.2} GB/s",
+        loopback(Duration::from_secs(seconds.into()))? / 1e9
+    );
+    Ok(())
+}
+
+/// Bytes per second of one TCP stream.
+fn loopback(time: Duration) -> Result<f64> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let address = listener.local_addr()?;
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(move || -> std::io::Result<u64> {
+            let (mut stream, _) = listener.accept()?;
+            let (mut buffer, mut total) = (vec![0; 1 << 20], 0);
+            loop {
+                match stream.read(&mut buffer)? {
+                    0 => return Ok(total),
+                    n => total += n as u64,
+                }
+            }
+        });
+        let (start, buffer) = (Instant::now(), vec![0; 1 << 20]);
+        let mut stream = TcpStream::connect(address)?;
+        while start.elapsed() < time {
+            stream.write_all(&buffer)?;
+        }
+        drop(stream);
+        let total = reader.join().expect("it does not panic")?;
+        Ok(total as f64 / start.elapsed().as_secs_f64())
+    })
+}

@@ -1,0 +1,91 @@
+//! `bench drain`: how fast dirty data reaches SeaweedFS, against bare puts of the same size and number.
+
+use std::io::Read;
+use std::time::{Duration, Instant};
+
+use super::store::Store;
+use super::{Generator, Load, median};
+use crate::Result;
+use crate::process::until;
+use crate::product::Demo;
+
+/// The size of a segment, and how many go up at a time, as `tidegate demo` has them.
+const SEGMENT: u64 = 16 << 20;
+const PARALLEL: u64 = 4;
+/// The bar (A9).
+const WANTED: f64 = 0.80;
+
+/// Measure how fast dirty data drains to SeaweedFS, against bare concurrent puts of the same size and number (A9).
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// MiB written in each round; what is dirty must fit the demo's journal.
+    #[arg(long, default_value_t = 768)]
+    mib: u64,
+    /// How often both are measured, in turns.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// The disk to measure on: a directory.
+    #[arg(long, default_value = "target")]
+    dir: std::path::PathBuf,
+}
+
+/// The verb `bench drain`.
+pub fn main(arguments: &Arguments) -> Result {
+    std::fs::create_dir_all(&arguments.dir)?;
+    let dir = tempfile::Builder::new().prefix("bench-drain.").tempdir_in(&arguments.dir)?;
+    let dir = dir.path().canonicalize()?;
+    let store = Store::start(&dir)?;
+    let generator = Generator::new()?;
+    let bytes = (arguments.mib << 20) / SEGMENT * SEGMENT;
+    let mut demo = Demo::start(&dir, "4GiB", Some(store.url()))?;
+    let mut noise = vec![0; SEGMENT as usize];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut noise)?;
+    let (mut ours, mut bare) = (Vec::new(), Vec::new());
+    for round in 0..arguments.rounds {
+        let start = Instant::now();
+        store.put_all(round, bytes / SEGMENT, PARALLEL, &noise)?;
+        bare.push(bytes as f64 / start.elapsed().as_secs_f64());
+        ours.push(drain(&mut demo, &generator, bytes)?);
+        println!(
+            "round {}: drained {:.0} MB/s, bare puts {:.0} MB/s",
+            round + 1,
+            ours[round as usize] / 1e6,
+            bare[round as usize] / 1e6
+        );
+    }
+    demo.stop()?;
+    let (ours, bare) = (median(ours), median(bare));
+    println!(
+        "medians: drained {:.0} MB/s, bare puts {:.0} MB/s, ratio {:.2} (wanted {WANTED})",
+        ours / 1e6,
+        bare / 1e6,
+        ours / bare
+    );
+    if ours / bare < WANTED { Err("dirty data drains too slowly".into()) } else { Ok(()) }
+}
+
+/// Writes so many bytes as fast as they are taken and waits until none is dirty; bytes per second from the first write on.
+fn drain(demo: &mut Demo, generator: &Generator, bytes: u64) -> Result<f64> {
+    let start = Instant::now();
+    let load = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
+    generator.disk(demo.url(), load, 0, bytes)?;
+    until("the end of the drain", Duration::from_secs(600), || {
+        std::thread::sleep(Duration::from_millis(20));
+        let status = demo.status()?;
+        let dirty = dirty(&status).ok_or_else(|| format!("status tells of no dirty bytes: {status}"))?;
+        Ok((dirty == 0).then_some(()))
+    })?;
+    Ok(bytes as f64 / start.elapsed().as_secs_f64())
+}
+
+/// The first number called `dirty` in the status.
+fn dirty(value: &serde_json::Value) -> Option<u64> {
+    match value {
+        serde_json::Value::Object(fields) => fields
+            .get("dirty")
+            .and_then(serde_json::Value::as_u64)
+            .or_else(|| fields.values().find_map(dirty)),
+        serde_json::Value::Array(items) => items.iter().find_map(dirty),
+        _ => None,
+    }
+}

@@ -1,0 +1,19 @@
+//! The arithmetic of the tables.
+
+use super::{Load, median, spread};
+
+#[test]
+fn medians_and_spreads() {
+    assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+    assert_eq!(median([5.0]), 5.0);
+    assert_eq!(spread([100.0; 5]), 0.0);
+    assert_eq!(spread([80.0, 90.0, 100.0, 110.0, 120.0]), 0.1);
+    // One stray round does not make a run invalid: that is why medians are taken.
+    assert_eq!(spread([100.0, 100.0, 100.0, 100.0, 500.0]), 0.0);
+}
+
+#[test]
+fn loads_have_names() {
+    assert_eq!(Load { mode: "randread", bytes: 4096, depth: 32 }.name(), "4k randread QD32");
+    assert_eq!(Load { mode: "seqwrite", bytes: 1 << 20, depth: 1 }.name(), "1M seqwrite QD1");
+}

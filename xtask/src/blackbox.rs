@@ -1,0 +1,186 @@
+//! The product as its users meet it: the release binary, real initiators, and a kill in between.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process::{output_within, until};
+use crate::product::{Demo, Serve};
+use crate::{Result, guest, soak};
+
+/// One story, told in a directory of its own.
+pub struct Scenario {
+    /// What it shows, with the requirement.
+    pub name: &'static str,
+    /// Runs it.
+    pub run: fn(&Path) -> Result,
+}
+
+/// What needs libiscsi's programs only.
+pub const HOST: &[Scenario] = &[
+    Scenario { name: "libiscsi: discovery, inquiry, capacity (A1)", run: libiscsi_tools },
+    Scenario { name: "demo: stopped and started, the disk is as it was (A2)", run: stopped_and_started },
+    Scenario { name: "serve: refuses what it should, and says what to do", run: refusals },
+];
+
+/// What needs the Linux guest.
+pub const GUEST: &[Scenario] = &[
+    Scenario { name: "guest: discovery, login, inquiry (A2)", run: discovery },
+    Scenario { name: "guest: CHAP one-way and mutual, at discovery and login (A2, B03)", run: chap },
+    Scenario { name: "guest: ext4 and xfs keep what was synced (A2)", run: file_systems },
+    Scenario { name: "guest: fio with crc32c (A2)", run: fio },
+    Scenario { name: "guest: kill -9 under load, the session recovers (A2)", run: killed_under_load },
+];
+
+/// A guest's boot included.
+const MINUTES: Duration = Duration::from_secs(300);
+
+fn told(program: &str, words: &[&str]) -> Result<String> {
+    let done = output_within(Command::new(program).args(words), Duration::from_secs(30))?;
+    match done.status {
+        Some(0) => Ok(done.text),
+        status => Err(format!("{program} {} failed ({status:?}): {}", words.join(" "), done.text).into()),
+    }
+}
+
+fn expect(text: &str, part: &str) -> Result {
+    if text.contains(part) { Ok(()) } else { Err(format!("{part:?} is missing in:\n{text}").into()) }
+}
+
+fn libiscsi_tools(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "3GiB", None)?;
+    let listed = told("iscsi-ls", &["-s", &format!("iscsi://{}", demo.portal())])?;
+    expect(&listed, demo.target())?;
+    expect(&listed, "Type:DIRECT_ACCESS")?;
+    expect(&told("iscsi-inq", &[demo.url()])?, "Vendor:TIDEGATE")?;
+    let capacity = told("iscsi-readcapacity16", &[demo.url()])?;
+    expect(&capacity.to_lowercase(), &format!("{}", 3u64 << 30))?;
+    if demo.status()?.is_null() {
+        return Err("status --json is empty".into());
+    }
+    demo.stop()
+}
+
+fn stopped_and_started(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "1GiB", None)?;
+    let (name, mut writer) = (demo.target().to_owned(), soak::Writer::new(dir, 7)?);
+    for kill in [false, true, false] {
+        writer.write_for(demo.url(), Duration::from_secs(2))?;
+        if kill {
+            demo.kill()?
+        } else {
+            demo.stop()?
+        }
+        demo.again()?;
+        if demo.target() != name {
+            return Err(format!("the target's name changed from {name} to {}", demo.target()).into());
+        }
+        writer.verify(demo.url())?;
+    }
+    demo.stop()
+}
+
+fn refusals(dir: &Path) -> Result {
+    let mut serve = Serve::start(dir)?;
+    let bucket = format!("dir://{}", dir.join("bucket").display());
+    serve.tell(&["bucket", "add", "store", &bucket])?;
+    let refused = |words: &[&str]| match serve.tell(words) {
+        Ok(text) => Err(format!("tidegate {} was not refused: {text}", words.join(" "))),
+        Err(e) => Ok(e.to_string()),
+    };
+    refused(&["volume", "create", "Not A Name", "--size", "1GiB"])?;
+    refused(&["volume", "create", "weak", "--size", "1GiB", "--chap", "user:short"])?;
+    serve.tell(&["volume", "create", "one", "--size", "1GiB"])?;
+    refused(&["volume", "create", "one", "--size", "1GiB"])?;
+    refused(&["volume", "delete", "one"])?;
+    expect(&serve.tell(&["volume", "list"])?, "one")?;
+    serve.stop()?;
+    serve.again()?;
+    expect(&serve.tell(&["volume", "list"])?, "one")?;
+    serve.tell(&["volume", "delete", "one", "--yes"])?;
+    serve.stop()
+}
+
+/// The guest's words for a portal and a target, before a script that uses them.
+fn script(portal: &str, target: &str, text: &str) -> String {
+    format!(
+        "set -euo pipefail\nPORTAL={portal}\nTARGET={target}\n{}\n{text}",
+        include_str!("blackbox/session.sh")
+    )
+}
+
+fn on_a_demo(dir: &Path, text: &str) -> Result {
+    let mut demo = Demo::start(dir, "2GiB", None)?;
+    let share = dir.join("share");
+    std::fs::create_dir(&share)?;
+    guest::script(&share, &script(&demo.portal(), demo.target(), text), MINUTES)?;
+    demo.stop()
+}
+
+fn discovery(dir: &Path) -> Result {
+    on_a_demo(dir, include_str!("blackbox/discovery.sh"))
+}
+
+fn file_systems(dir: &Path) -> Result {
+    on_a_demo(dir, include_str!("blackbox/file-systems.sh"))
+}
+
+fn fio(dir: &Path) -> Result {
+    on_a_demo(dir, include_str!("blackbox/fio.sh"))
+}
+
+fn chap(dir: &Path) -> Result {
+    let mut serve = Serve::start(dir)?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    let (user, own) = ("initiator:initiator-secret", "target:target-own-secret");
+    let secrets = dir.join("secrets");
+    std::fs::write(&secrets, format!("{user}\n"))?;
+    let secrets = secrets.to_string_lossy();
+    serve.tell(&["volume", "create", "one-way", "--size", "1GiB", "--chap", user])?;
+    serve.tell(&[
+        "volume",
+        "create",
+        "mutual",
+        "--size",
+        "1GiB",
+        "--chap-file",
+        &secrets,
+        "--mutual",
+        own,
+    ])?;
+    let share = dir.join("share");
+    std::fs::create_dir(&share)?;
+    let target = "iqn.2026-11.org.tidegate";
+    guest::script(&share, &script(&serve.portal(), target, include_str!("blackbox/chap.sh")), MINUTES)?;
+    serve.stop()
+}
+
+fn killed_under_load(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "2GiB", None)?;
+    let share = dir.join("share");
+    std::fs::create_dir(&share)?;
+    let text = script(&demo.portal(), demo.target(), include_str!("blackbox/killed.sh"));
+    let output = share.join("output");
+    let plan =
+        guest::Plan { share: &share, disks: &[], limit: MINUTES, output: Some(&output), command: &text };
+    let mut guest = guest::Guest::boot(&plan)?;
+    // The guest counts the files it has synced; it is killed between the third and the end, twice.
+    for (count, pause) in [(3, 0), (8, 3)] {
+        until("the guest's load", MINUTES, || {
+            if !guest.is_running()? {
+                return Err(format!("the guest ended early:\n{}", crate::process::tail(&output)).into());
+            }
+            let synced = std::fs::read_to_string(share.join("synced")).unwrap_or_default();
+            Ok((synced.lines().count() >= count).then_some(()))
+        })?;
+        demo.kill()?;
+        std::thread::sleep(Duration::from_secs(pause));
+        demo.again()?;
+    }
+    std::fs::write(share.join("enough"), "")?;
+    let ended = guest.wait()?;
+    if ended.status != 0 {
+        return Err(format!("status {}:\n{}", ended.status, crate::process::tail(&output)).into());
+    }
+    demo.stop()
+}

@@ -1,0 +1,23 @@
+# The initiator's side of a session, for the scripts that follow.
+fail() { echo "FAIL: $*" >&2; exit 1; }
+discover() { iscsiadm -m discovery -t sendtargets -p "$PORTAL"; }
+login() { iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --login && udevadm settle; }
+logout() { iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --logout; }
+setting() { iscsiadm -m node -T "$1" -p "$PORTAL" -o update -n "$2" -v "$3"; }
+disk() {
+  for _ in $(seq 100); do
+    local path
+    for path in /dev/disk/by-path/ip-"$PORTAL"-iscsi-"${1:-$TARGET}"-lun-*; do
+      if [ -b "$path" ]; then readlink -f "$path"; return; fi
+    done
+    sleep 0.1
+  done
+  fail "no disk of ${1:-$TARGET}: $(ls /dev/disk/by-path 2>&1)"
+}
+# Neither an abort nor a reset nor an error may have come up to the kernel's SCSI layers. Every new session begins by telling
+# of a power-on (unit attention 29h), which the kernel logs as "Power-on or device reset": that is no reset of its own.
+quiet() {
+  if dmesg | grep -v 'Power-on or device reset occurred' | grep -iE 'abort|reset|I/O error|Medium Error|rejecting I/O|offlined|critical target'; then
+    fail "the kernel complains, see above"
+  fi
+}

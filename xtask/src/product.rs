@@ -1,0 +1,190 @@
+//! The product as users start it: `tidegate demo`, killed and started again; and `tidegate serve` with its command line.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::process::{Server, free_port, output_within, tail, until};
+use crate::{Result, setup};
+
+/// How long a start may take: recovery of a full journal included.
+const START: Duration = Duration::from_secs(60);
+
+/// A demo that can be started again and again on the same data and port.
+pub struct Demo {
+    program: PathBuf,
+    data: PathBuf,
+    port: u16,
+    size: String,
+    bucket: Option<String>,
+    starts: u32,
+    running: Option<Server>,
+    url: String,
+}
+
+impl Demo {
+    /// A demo in `dir`, started.
+    pub fn start(dir: &Path, size: &str, bucket: Option<String>) -> Result<Demo> {
+        let mut demo = Demo {
+            program: setup::product()?,
+            data: dir.join("demo"),
+            port: free_port()?,
+            size: size.to_owned(),
+            bucket,
+            starts: 0,
+            running: None,
+            url: String::new(),
+        };
+        demo.again()?;
+        Ok(demo)
+    }
+
+    fn launch(&mut self) -> Result<Server> {
+        self.starts += 1;
+        let log = self.data.with_extension(format!("{}.log", self.starts));
+        let mut command = Command::new(&self.program);
+        command.arg("demo").arg("--data").arg(&self.data).args(["--size", &self.size]);
+        command.args(["--iscsi", &format!("127.0.0.1:{}", self.port)]);
+        command.args(self.bucket.iter().flat_map(|url| ["--bucket", url]));
+        // For a test store that takes any; a real one comes with its own environment.
+        if self.bucket.is_some() && std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+            command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
+        }
+        Server::start(&command, log)
+    }
+
+    /// Starts it again after [`Demo::kill`] or [`Demo::stop`].
+    pub fn again(&mut self) -> Result {
+        let mut server = self.launch()?;
+        self.url = until("the disk's URL", START, || {
+            server.check()?;
+            let text = std::fs::read_to_string(&server.log)?;
+            Ok(text.lines().find(|l| l.starts_with("iscsi://")).map(str::to_owned))
+        })
+        .map_err(|e| format!("{e}\n{}", tail(&server.log)))?;
+        self.running = Some(server);
+        Ok(())
+    }
+
+    /// Starts it and kills it again after so long, wherever its recovery may be.
+    pub fn again_but_killed(&mut self, after: Duration) -> Result {
+        let mut server = self.launch()?;
+        std::thread::sleep(after);
+        server.kill()
+    }
+
+    /// The process.
+    pub fn server(&mut self) -> Result<&mut Server> {
+        self.running.as_mut().ok_or_else(|| "the gateway was stopped".into())
+    }
+
+    /// Kills it as `kill -9` does.
+    pub fn kill(&mut self) -> Result {
+        self.server()?.kill()?;
+        self.running = None;
+        Ok(())
+    }
+
+    /// Stops it as SIGTERM does.
+    pub fn stop(&mut self) -> Result {
+        self.server()?.stop(Duration::from_secs(90))?;
+        self.running = None;
+        Ok(())
+    }
+
+    /// The disk, as libiscsi writes it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the gateway keeps everything.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The target's name.
+    pub fn target(&self) -> &str {
+        self.url.split('/').nth(3).unwrap_or_default()
+    }
+
+    /// ADDR:PORT.
+    pub fn portal(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// What `tidegate status --json` says.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        let text = call(&self.program, &self.data, &["status", "--json"])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+}
+
+/// A gateway run from a configuration file, empty at first.
+pub struct Serve {
+    program: PathBuf,
+    config: PathBuf,
+    data: PathBuf,
+    port: u16,
+    starts: u32,
+    running: Option<Server>,
+}
+
+impl Serve {
+    /// A gateway in `dir`, started.
+    pub fn start(dir: &Path) -> Result<Serve> {
+        let (data, config, port) = (dir.join("gateway"), dir.join("tidegate.toml"), free_port()?);
+        let cache = dir.join("cache");
+        let text = format!(
+            "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\njournal = \"512 MiB\"\n\
+             [iscsi]\nlisten = [\"127.0.0.1:{port}\"]\n"
+        );
+        std::fs::write(&config, text)?;
+        let mut serve = Serve { program: setup::product()?, config, data, port, starts: 0, running: None };
+        serve.again()?;
+        Ok(serve)
+    }
+
+    /// Starts it again.
+    pub fn again(&mut self) -> Result {
+        self.running = None;
+        self.starts += 1;
+        let mut command = Command::new(&self.program);
+        command.arg("serve").arg("--config").arg(&self.config);
+        let mut server = Server::start(&command, self.config.with_extension(format!("{}.log", self.starts)))?;
+        until("the gateway's answer", START, || {
+            server.check()?;
+            Ok(self.tell(&["status", "--json"]).ok())
+        })
+        .map_err(|e| format!("{e}\n{}", tail(&server.log)))?;
+        self.running = Some(server);
+        Ok(())
+    }
+
+    /// Stops it as SIGTERM does.
+    pub fn stop(&mut self) -> Result {
+        let mut server = self.running.take().ok_or("the gateway was stopped")?;
+        server.stop(Duration::from_secs(90))
+    }
+
+    /// Runs `tidegate` with these words against it; gives what it printed.
+    pub fn tell(&self, words: &[&str]) -> Result<String> {
+        call(&self.program, &self.data, words)
+    }
+
+    /// ADDR:PORT.
+    pub fn portal(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+}
+
+fn call(program: &Path, data: &Path, words: &[&str]) -> Result<String> {
+    let mut command = Command::new(program);
+    command.arg("--data-dir").arg(data).args(words);
+    let done = output_within(&mut command, Duration::from_secs(60))?;
+    match done.status {
+        Some(0) => Ok(done.text),
+        status => {
+            Err(format!("tidegate {} failed ({status:?}): {}", words.join(" "), done.text.trim()).into())
+        }
+    }
+}

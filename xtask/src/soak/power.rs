@@ -1,0 +1,151 @@
+//! Power cuts. A run in the guest is recorded by the kernel's `dm-log-writes`, which keeps every write to the cache disk
+//! and where the flushes were. Then the disk is built as it would have been found after a cut at a flush, the gateway is
+//! started on it, and every write that had been acknowledged by then must be there, and nothing out of order.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use crate::guest::{Guest, Plan};
+use crate::process::{run, tail};
+use crate::{Result, setup};
+
+mod log;
+
+use log::{Entry, Log};
+
+/// The disk under the gateway: its journal and its bucket.
+const DISK: u64 = 2 << 30;
+const LOG: u64 = 8 << 30;
+/// Points a guest recovers from in one boot.
+const BATCH: usize = 6;
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Record a run in the guest, cut the power at its flushes and recover.
+#[derive(clap::Args)]
+pub struct Arguments {
+    /// How often the writer pauses; what it has written by then is known to be acknowledged.
+    #[arg(long, default_value_t = 12)]
+    rounds: u32,
+    /// How many flushes to recover from, spread evenly; 0: every one.
+    #[arg(long, default_value_t = 60)]
+    points: usize,
+    /// Where the disks are built: a directory with some GiB.
+    #[arg(long, default_value = "target")]
+    dir: PathBuf,
+}
+
+/// One cut: after so many entries of the log, with so many rounds acknowledged.
+#[derive(Debug, Clone, Copy)]
+struct Cut {
+    entries: usize,
+    round: u32,
+}
+
+/// The verb `soak power`.
+pub fn main(arguments: &Arguments) -> Result {
+    std::fs::create_dir_all(&arguments.dir)?;
+    let mut dir = tempfile::Builder::new().prefix("soak-power.").tempdir_in(&arguments.dir)?;
+    let root = dir.path().canonicalize()?;
+    let done = record(&root, arguments.rounds).and_then(|log| replay(&root, &log, arguments.points));
+    done.map_err(|e| {
+        dir.disable_cleanup(true);
+        format!("{e}\n(logs and disks are kept in {})", root.display()).into()
+    })
+}
+
+fn sparse(path: &Path, bytes: u64) -> Result<File> {
+    let file = File::options().read(true).write(true).create(true).truncate(true).open(path)?;
+    file.set_len(bytes)?;
+    Ok(file)
+}
+
+fn in_guest(share: &Path, disks: &[PathBuf], script: &str) -> Result {
+    let output = share.join("output");
+    let text = format!("{}\n{script}", include_str!("power/gateway.sh"));
+    let ended =
+        Guest::boot(&Plan { share, disks, limit: LIMIT, output: Some(&output), command: &text })?.wait()?;
+    match ended.status {
+        0 => Ok(()),
+        status => Err(format!("the guest ended with status {status}:\n{}", tail(&output)).into()),
+    }
+}
+
+/// Runs gateway and writer in the guest; gives what the kernel recorded.
+fn record(root: &Path, rounds: u32) -> Result<Log> {
+    let (share, disk, log) = (root.join("share"), root.join("disk"), root.join("log"));
+    std::fs::create_dir(&share)?;
+    std::fs::copy(setup::product()?, share.join("tidegate"))?;
+    std::fs::copy(setup::writer()?, share.join("writer"))?;
+    sparse(&disk, DISK)?;
+    sparse(&log, LOG)?;
+    println!("recording {rounds} rounds");
+    let script = format!("ROUNDS={rounds}\n{}", include_str!("power/record.sh"));
+    in_guest(&share, &[disk, log.clone()], &script)?;
+    Log::open(&log)
+}
+
+/// Recovers from cuts at the log's flushes.
+fn replay(root: &Path, log: &Log, points: usize) -> Result {
+    let entries = log.entries()?;
+    let all = cuts(&entries);
+    if all.is_empty() {
+        return Err("the recorded run holds no flush: the gateway syncs nothing".into());
+    }
+    let step = if points == 0 { 1 } else { all.len().div_ceil(points) };
+    // The last flush is always among them.
+    let chosen: Vec<Cut> = all.iter().rev().step_by(step).rev().copied().collect();
+    println!("{} writes and {} flushes recorded; recovering from {}", entries.len(), all.len(), chosen.len());
+    let disk = root.join("replayed");
+    let file = sparse(&disk, DISK)?;
+    let (mut applied, mut done) = (0, 0);
+    for batch in chosen.chunks(BATCH) {
+        let mut disks = Vec::new();
+        for (n, cut) in batch.iter().enumerate() {
+            for entry in &entries[applied..cut.entries] {
+                log.apply(entry, &file)?;
+            }
+            applied = cut.entries;
+            let copy = root.join(format!("cut-{n}"));
+            run(Command::new("cp").arg("--sparse=always").arg(&disk).arg(&copy))?;
+            disks.push(copy);
+        }
+        let rounds: Vec<String> = batch.iter().map(|cut| cut.round.to_string()).collect();
+        let script = format!("CUTS=({})\n{}", rounds.join(" "), include_str!("power/recover.sh"));
+        in_guest(&root.join("share"), &disks, &script)
+            .map_err(|e| format!("cuts {batch:?} of {} entries: {e}", entries.len()))?;
+        done += batch.len();
+        println!("{done} of {}", chosen.len());
+    }
+    println!("{done} power cuts: every acknowledged write was there, in order");
+    Ok(())
+}
+
+/// Every flush since the volume was there, which the first mark tells.
+fn cuts(entries: &[Entry]) -> Vec<Cut> {
+    let (mut round, mut found) = (None, Vec::new());
+    for (at, entry) in entries.iter().enumerate() {
+        if let Some(mark) = &entry.mark {
+            round = mark.strip_prefix("round-").and_then(|n| n.parse().ok()).or(round);
+        } else if let (true, Some(round)) = (entry.is_flush(), round) {
+            found.push(Cut { entries: at + 1, round });
+        }
+    }
+    found
+}
+
+/// Fills a range of a file.
+fn write_zeros(file: &File, mut at: u64, mut bytes: u64) -> Result {
+    let zeros = vec![0; 1 << 20];
+    while bytes > 0 {
+        let n = bytes.min(zeros.len() as u64);
+        file.write_all_at(&zeros[..n as usize], at)?;
+        (at, bytes) = (at + n, bytes - n);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
