@@ -6,7 +6,10 @@ mod targets;
 
 use std::path::Path;
 
-const TARGETS: &[(&str, fn(&[u8]))] = &[
+/// A fuzz target: its name, and what it does with bytes.
+type Target = (&'static str, fn(&[u8]));
+
+const TARGETS: &[Target] = &[
     ("pdu", targets::pdu),
     ("login", targets::login),
     ("cdb", targets::cdb),
