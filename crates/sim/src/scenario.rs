@@ -279,6 +279,7 @@ impl World {
         let fresh = self.start_fresh().await?;
         self.verify(&fresh.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content))
             .await?;
+        self.machines[0].crash(fresh);
         Ok(self.store.digest() ^ self.seen)
     }
 
