@@ -217,7 +217,11 @@ pub fn journal_file(data: &[u8]) {
     bytes.resize(FILE_HEADER as usize, 0);
     checked(b"TGJFILE1", 72, &mut bytes);
     if let Ok(header) = FileHeader::decode(&bytes) {
-        assert_eq!(FileHeader::decode(&header.encode()).ok().as_ref(), Some(&header), "what was read can be written");
+        assert_eq!(
+            FileHeader::decode(&header.encode()).ok().as_ref(),
+            Some(&header),
+            "what was read can be written"
+        );
     }
     checked(b"TGJIDENT", 40, &mut bytes[..4096]);
     drop(Identity::decode(&bytes));

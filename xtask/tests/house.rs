@@ -163,7 +163,14 @@ fn licences_are_allowed_ones() {
     assert!(!is_allowed("MIT AND GPL-3.0", &allowed));
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let shown = std::process::Command::new(cargo)
-        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", "x86_64-unknown-linux-gnu"])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--filter-platform",
+            "x86_64-unknown-linux-gnu",
+        ])
         .current_dir(root())
         .output()
         .unwrap();
