@@ -150,7 +150,7 @@ fn chap(dir: &Path) -> Result {
     ])?;
     let share = dir.join("share");
     std::fs::create_dir(&share)?;
-    let target = "iqn.2026-11.org.tidegate";
+    let target = "iqn.2026-11.org.tidegate:test";
     guest::script(&share, &script(&serve.portal(), target, include_str!("blackbox/chap.sh")), MINUTES)?;
     serve.stop()
 }

@@ -187,7 +187,7 @@ fn bucket_alone(dir: &Path, bucket: &Path, writer: &Writer) -> Result<String> {
         .and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).find(|w| !w.is_empty()))
         .ok_or_else(|| format!("the refusal names no epoch to accept the loss of: {refusal}"))?;
     serve.tell(&["volume", "adopt", "disk", "--accept-loss", epoch])?;
-    let url = format!("iscsi://{}/iqn.2026-11.org.tidegate:disk/0", serve.portal());
+    let url = format!("iscsi://{}/iqn.2026-11.org.tidegate:test.disk/0", serve.portal());
     let found = writer.prefix(&url)?;
     let newest = serde_json::from_str::<serde_json::Value>(&found)?["newest"].as_u64();
     if newest == Some(0) {

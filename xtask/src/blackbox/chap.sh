@@ -1,5 +1,5 @@
 # TARGET is what the names of both volumes begin with.
-ONE=$TARGET:one-way BOTH=$TARGET:mutual
+ONE=$TARGET.one-way BOTH=$TARGET.mutual
 use() { # TARGET SECRET [SECRET-OF-THE-TARGET]
   setting "$1" node.session.auth.authmethod CHAP
   setting "$1" node.session.auth.username initiator
@@ -33,7 +33,7 @@ sg_inq "$(disk "$BOTH")" | grep -q TIDEGATE
 logout "$BOTH"
 
 # Discovery shows only what one may log in to, or asks for the secret itself.
-if discover >/tmp/open 2>&1 && grep -qE ':(one-way|mutual)' /tmp/open; then
+if discover >/tmp/open 2>&1 && grep -qE '[.](one-way|mutual)' /tmp/open; then
   echo "note: names are shown without CHAP"
 fi
 {

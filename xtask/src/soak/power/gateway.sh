@@ -3,7 +3,7 @@ set -euo pipefail
 ip addr add 127.0.0.1/32 dev lo # our own loopback: initiator and target are both here
 fail() { echo "FAIL: $*" >&2; exit 1; }
 SEED=5
-URL=iscsi://127.0.0.1:3260/iqn.2026-11.org.tidegate:disk/0
+URL=iscsi://127.0.0.1:3260/iqn.2026-11.org.tidegate:power.disk/0
 tell() { /share/tidegate --data-dir /disk/gateway "$@"; }
 cat >/tmp/tidegate.toml <<'EOF'
 name = "power"
