@@ -120,6 +120,11 @@ impl VolumeTask {
         }
     }
 
+    /// Whether it will not open by itself.
+    pub fn is_refused(&self) -> bool {
+        matches!(*self.state.lock(), State::Refused(_))
+    }
+
     /// The image, if it is open.
     pub fn image(&self) -> Option<Image> {
         self.opened().map(|opened| opened.image)

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
@@ -44,9 +44,6 @@ pub(crate) struct Front {
     pub committed: Seq,
     /// Records that are visible already, before their sync, because the write cache is on.
     volatile: BTreeMap<Seq, Arc<DirtyRecord>>,
-    /// The place in the journal, from opening to the end of background work. The journal holds on to this image
-    /// as long as it is there.
-    pub journal: Option<OwnerHandle>,
 }
 
 /// Committed records that no segment has taken yet, oldest first.
@@ -65,6 +62,7 @@ pub(crate) struct Core {
     pub run_start: Epoch,
     pub block_size: u32,
     pub layers: RwLock<Layers>,
+    pub journal: OnceLock<OwnerHandle>,
     pub front: Mutex<Front>,
     pub backlog: Mutex<Backlog>,
     pub states: Mutex<BTreeMap<String, Bytes>>,
@@ -91,7 +89,7 @@ pub(crate) const SIZE_STATE: &str = "size";
 
 impl Front {
     pub fn new(last: Seq) -> Front {
-        Front { next: last.next(), committed: last, volatile: BTreeMap::new(), journal: None }
+        Front { next: last.next(), committed: last, volatile: BTreeMap::new() }
     }
 }
 
@@ -114,14 +112,6 @@ impl Core {
         }
         drop(condition);
         self.wake.notify_one();
-    }
-
-    /// Lets go of the journal; what it holds of this image stays there until it is opened again.
-    pub fn detach(&self) {
-        let journal = self.front.lock().journal.take();
-        if let Some(journal) = journal {
-            journal.detach();
-        }
     }
 
     pub fn report(&self, severity: Severity, text: String) {
@@ -153,7 +143,7 @@ impl Core {
         let visible = early.then(|| payload.clone());
         let record = Record { epoch: self.epoch, seq, kind, span, payload };
         let ended = || Error::new(ErrorKind::Unavailable, "the volume has ended");
-        let journal = front.journal.as_ref().ok_or_else(ended)?;
+        let journal = self.journal.get().ok_or_else(ended)?;
         match admission.reservation {
             Some(room) => journal.append_reserved(record, room, Some(done))?,
             None => journal.append(record, Some(done))?,
@@ -514,12 +504,6 @@ impl Image {
     pub async fn halt(&self) -> Result<()> {
         self.core.stop_serving(Condition::Closed);
         self.request(Request::Halt).await
-    }
-
-    /// Takes an image apart whose background work was killed, as the end of a process does.
-    pub fn forget(&self) {
-        self.core.stop_serving(Condition::Closed);
-        self.core.detach();
     }
 
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {

@@ -10,20 +10,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq, Span};
-use bytes::Bytes;
-use chain::{ExtentMap, HeaderDraft, Kind, Ownership, Piece, Position, Sealed, SegmentDraft, StateChange};
+use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq};
+use chain::{HeaderDraft, Kind, Ownership, Position, Sealed, SegmentDraft};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use local::RecordKind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::checkpoint::{Made, Plan};
 use crate::collect::Collector;
-use crate::core::{Core, decode_state};
-use crate::dirty::{DirtyRecord, SpooledSegment, join, slice_parts};
+use crate::core::Core;
+use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
+use crate::gather::gather;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::status::Condition;
 
@@ -118,14 +117,17 @@ impl Destager {
         }
     }
 
-    /// Runs until the image is closed, halted, fenced or fails.
+    /// Runs until the image is closed, halted, fenced or fails; then the journal knows it no more, and it can be opened
+    /// again.
     pub async fn run(self) {
-        let core = self.core.clone();
-        self.run_to_the_end().await;
-        core.detach();
+        let journal = self.core.journal.get().cloned();
+        self.work().await;
+        if let Some(journal) = journal {
+            journal.detach();
+        }
     }
 
-    async fn run_to_the_end(mut self) {
+    async fn work(mut self) {
         loop {
             let stop = match self.advance().await {
                 Ok(deadline) => {
@@ -292,7 +294,7 @@ impl Destager {
         if first != self.sealed_seq.next() {
             return Err(Error::internal(format!("record {first} would be sealed after {}", self.sealed_seq)));
         }
-        let content = self.gather(&records).await?;
+        let content = gather(&self.core.env.journal, &records).await?;
         let dirty = records.iter().map(|r| r.bytes).sum();
         let draft = self.draft(Kind::Data, first, last);
         self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
@@ -314,43 +316,6 @@ impl Destager {
         }
         backlog.bytes -= bytes;
         taken
-    }
-
-    /// The whole effect of a run of records: later ones replace what they cover of earlier ones.
-    async fn gather(&mut self, records: &[Arc<DirtyRecord>]) -> Result<SegmentDraft> {
-        let mut effect: ExtentMap<Effect> = ExtentMap::new();
-        let mut draft = SegmentDraft::default();
-        for record in records {
-            match record.kind {
-                RecordKind::Data => effect.insert(record.span, Effect::Data(record.clone(), 0), |_, _| ()),
-                RecordKind::Zero => effect.insert(record.span, Effect::Zero, |_, _| ()),
-                RecordKind::Discard => effect.insert(record.span, Effect::Hole, |_, _| ()),
-                RecordKind::State => {
-                    let payload = join(self.core.record_data(record).await?);
-                    let (name, value) = decode_state(&payload)?;
-                    draft.state(StateChange { name, value });
-                }
-                RecordKind::Namespace | RecordKind::Barrier => {}
-            }
-        }
-        let runs: Vec<(Span, Effect)> = effect.iter().map(|(span, e)| (span, e.clone())).collect();
-        let mut together = Together::default();
-        for (span, effect) in runs {
-            match effect {
-                Effect::Data(record, skip) => {
-                    let parts = self.core.record_data(&record).await?;
-                    let mut cut = Vec::with_capacity(parts.len());
-                    slice_parts(&parts, skip * base::SECTOR, span.bytes(), &mut cut);
-                    together.add(span, cut, &mut draft);
-                }
-                Effect::Zero | Effect::Hole => {
-                    together.flush(&mut draft);
-                    draft.empty(span, matches!(effect, Effect::Zero));
-                }
-            }
-        }
-        together.flush(&mut draft);
-        Ok(draft)
     }
 
     async fn seal_inherited(&mut self, segment: Arc<SpooledSegment>) -> Result<()> {
@@ -435,7 +400,7 @@ impl Destager {
     }
 
     fn release(&self, upto: Seq) {
-        if let Some(journal) = &self.core.front.lock().journal {
+        if let Some(journal) = self.core.journal.get() {
             journal.release(upto);
         }
     }
@@ -702,7 +667,7 @@ impl Destager {
             committed.as_mut().enable();
             {
                 let front = self.core.front.lock();
-                if front.committed.next() == front.next {
+                if front.committed.next() == front.next || self.core.env.journal.poisoned().is_some() {
                     break;
                 }
             }
@@ -715,55 +680,6 @@ impl Destager {
             self.spool_oldest().await?;
         }
         Ok(())
-    }
-}
-
-/// What a run of sectors becomes.
-#[derive(Clone)]
-enum Effect {
-    Data(Arc<DirtyRecord>, u64),
-    Zero,
-    Hole,
-}
-
-impl Piece for Effect {
-    fn advance(&self, sectors: u64) -> Effect {
-        match self {
-            Effect::Data(record, skip) => Effect::Data(record.clone(), skip + sectors),
-            other => other.clone(),
-        }
-    }
-}
-
-/// Neighbouring runs put together, so that a sequential writer of small blocks gets large frames.
-#[derive(Default)]
-struct Together {
-    start: u64,
-    parts: Vec<Bytes>,
-    bytes: u64,
-}
-
-impl Together {
-    fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
-        let follows = self.start + self.bytes / base::SECTOR == span.start;
-        // One large part that is contiguous anyway is best taken as it is.
-        if !self.parts.is_empty()
-            && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10))
-        {
-            self.flush(draft);
-        }
-        if self.parts.is_empty() {
-            self.start = span.start;
-        }
-        self.bytes += span.bytes();
-        self.parts.extend(parts);
-    }
-
-    fn flush(&mut self, draft: &mut SegmentDraft) {
-        if !self.parts.is_empty() {
-            draft.data(self.start, join(std::mem::take(&mut self.parts)));
-        }
-        self.bytes = 0;
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
+use bucket::Bucket;
 use bytes::Bytes;
 use chain::{Page, PageRef, decode_frame, name};
 use futures_util::{StreamExt, TryStreamExt, stream};
@@ -14,6 +15,7 @@ use tokio::sync::Notify;
 use crate::core::Core;
 use crate::dirty::{DirtyRecord, SpooledSegment, slice_parts};
 use crate::env::Severity;
+use crate::gather::payload;
 use crate::layers::{Source, StoredFrame, push_frame, push_zeroes};
 
 /// The most bytes of neighbouring frames that one get brings.
@@ -109,28 +111,13 @@ impl Core {
     }
 
     async fn fetch_page(&self, place: PageRef) -> Result<Page> {
-        let key = name::pages(self.id, place.epoch, place.number, place.part);
-        let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
-        let mut last = None;
-        for _ in 0..2 {
-            let read = async {
-                let bytes = self.env.bucket.get(&key, Some(range.clone())).await?;
-                if checksum::crc64(&bytes) != place.crc64 {
-                    return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
-                }
-                Page::decode(&bytes)
-            };
-            match read.await {
-                Ok(page) => return Ok(page),
-                Err(e) if e.kind() == ErrorKind::Corrupt => last = Some(e),
-                Err(e) => return Err(e.within(format!("{key} at offset {}", place.offset))),
-            }
+        let read = fetch_page(&*self.env.bucket, self.id, place).await;
+        if let Err(e) = &read
+            && e.kind() == ErrorKind::Corrupt
+        {
+            self.report(Severity::Error, format!("part of the map cannot be read: {e}"));
         }
-        let error = last
-            .expect("the loop ends here only with a corrupt page")
-            .within(format!("{key} at offset {}", place.offset));
-        self.report(Severity::Error, format!("part of the map cannot be read: {error}"));
-        Err(error)
+        read
     }
 
     /// Reads from wherever the bytes are, waiting as needed.
@@ -211,12 +198,7 @@ impl Core {
 
     /// The payload of a record, from memory or from the journal.
     pub async fn record_data(&self, record: &DirtyRecord) -> Result<Vec<Bytes>> {
-        if let Some(parts) = record.data() {
-            return Ok(parts);
-        }
-        let location =
-            record.location().ok_or_else(|| Error::internal("a record is neither in memory nor placed"))?;
-        Ok(vec![self.env.journal.read(location).await?])
+        payload(&self.env.journal, record).await
     }
 
     async fn spooled_frame(&self, segment: &SpooledSegment, frame: u32) -> Result<Bytes> {
@@ -339,6 +321,24 @@ impl Core {
             }
         }
     }
+}
+
+/// Fetches a page of a map. `Corrupt`, naming object and offset, if a second get gives no better bytes either.
+pub(crate) async fn fetch_page(bucket: &dyn Bucket, image: ImageId, place: PageRef) -> Result<Page> {
+    let key = name::pages(image, place.epoch, place.number, place.part);
+    let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
+    let read = || async {
+        let bytes = bucket.get(&key, Some(range.clone())).await?;
+        if checksum::crc64(&bytes) != place.crc64 {
+            return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
+        }
+        Page::decode(&bytes)
+    };
+    let page = match read().await {
+        Err(e) if e.kind() == ErrorKind::Corrupt => read().await,
+        other => other,
+    };
+    page.map_err(|e| e.within(format!("{key} at offset {}", place.offset)))
 }
 
 struct Claims<'a> {
