@@ -63,7 +63,14 @@ async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
         entropy: Arc::new(OsEntropy),
         spawn: Arc::new(TokioSpawn::new(tokio::runtime::Handle::current())),
     };
-    Gateway::start(config(home, name, age), seams).await.unwrap()
+    // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
+    for _ in 0..100 {
+        match Gateway::start(config(home, name, age), seams.clone()).await {
+            Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
+            started => return started.unwrap(),
+        }
+    }
+    panic!("the directory of {name} did not come free");
 }
 
 fn wanted(name: &str, size: ByteSize) -> CreateVolume {

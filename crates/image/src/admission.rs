@@ -90,11 +90,11 @@ impl Core {
         loop {
             self.usable()?;
             let fullness = self.fullness();
-            if fullness < FULL {
-                if let Some(turn) = self.pace(bytes, fullness) {
-                    tokio::time::sleep_until(turn).await;
-                    return self.reserve(bytes).await;
-                }
+            if fullness < FULL
+                && let Some(turn) = self.pace(bytes, fullness)
+            {
+                tokio::time::sleep_until(turn).await;
+                return self.reserve(bytes).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
