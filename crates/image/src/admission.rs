@@ -90,11 +90,10 @@ impl Core {
         loop {
             self.usable()?;
             let fullness = self.fullness();
-            if fullness < FULL {
-                if let Some(turn) = self.pace(bytes, fullness) {
-                    tokio::time::sleep_until(turn).await;
-                    return self.reserve(bytes).await;
-                }
+            let turn = (fullness < FULL).then(|| self.pace(bytes, fullness)).flatten();
+            if let Some(turn) = turn {
+                tokio::time::sleep_until(turn).await;
+                return self.reserve(bytes).await;
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
