@@ -673,6 +673,9 @@ impl Destager {
             }
             committed.await;
         }
+        while let Some(segment) = self.inherited.pop_front() {
+            self.seal_inherited(segment).await?;
+        }
         while !self.core.backlog.lock().queue.is_empty() {
             self.seal_records().await?;
         }

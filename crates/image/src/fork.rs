@@ -17,7 +17,7 @@ use crate::fetch::fetch_page;
 use crate::layers::Layers;
 use crate::outgoing::{read_spooled, reseal};
 use crate::pages::PageIndex;
-use crate::park::pin_of;
+use crate::park::Run;
 
 /// One abandoned tail of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +45,16 @@ pub fn forks(spool: &Spool, image: ImageId, current: Epoch) -> Vec<Fork> {
     forks.into_values().collect()
 }
 
-/// Gives a fork up for good: its local segments, and what the bucket keeps for it alone.
+/// Gives a fork up for good: the local segments of all its terms, and what the bucket keeps for it alone.
 pub async fn discard_fork(bucket: &dyn Bucket, spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
-    bucket.delete(&name::pin(image, epoch)).await?;
+    let run = Run::of(bucket, image, epoch).await?;
     for file in spool.list(image) {
-        if epoch_of(&file.name) == Some(epoch) {
+        if epoch_of(&file.name).is_some_and(|of| of == epoch || run.is_some_and(|run| run.has(of))) {
             spool.remove(image, &file.name).await?;
         }
+    }
+    if let Some(run) = run {
+        bucket.delete(&name::pin(image, run.last)).await?;
     }
     Ok(())
 }
@@ -78,7 +81,7 @@ pub async fn open_fork(
 ) -> Result<ImageRecord> {
     let bucket = &*env.bucket;
     let parent = chain::read_image(bucket, parent).await?;
-    let Some((at, pin)) = pin_of(env, parent.image, epoch).await? else {
+    let Some(run) = Run::of(bucket, parent.image, epoch).await? else {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!(
@@ -88,8 +91,9 @@ pub async fn open_fork(
             ),
         ));
     };
-    let tail = tail(env, parent.image, at, pin.last_seq).await?;
-    pin.put(bucket, &name::clone_pin(parent.image, at, clone)).await?;
+    let pin = Pin::read(bucket, &name::pin(parent.image, run.last)).await?;
+    let tail = tail(env, parent.image, run, pin.last_seq).await?;
+    pin.put(bucket, &name::clone_pin(parent.image, run.last, clone)).await?;
     let term = EpochRecord {
         image: clone,
         epoch: Epoch(1),
@@ -107,11 +111,11 @@ pub async fn open_fork(
     opening.finish(name, size).await
 }
 
-/// What this disk holds of the run that ended with `last_epoch`, behind record `base`, without a gap.
-async fn tail(env: &Env, image: ImageId, last_epoch: Epoch, base: Seq) -> Result<Vec<SpooledSegment>> {
+/// What this disk holds of a run behind record `base`, without a gap.
+async fn tail(env: &Env, image: ImageId, run: Run, base: Seq) -> Result<Vec<SpooledSegment>> {
     let mut tail = Vec::new();
     for file in env.spool.list(image) {
-        if epoch_of(&file.name).is_some_and(|epoch| epoch <= last_epoch) {
+        if epoch_of(&file.name).is_some_and(|epoch| run.has(epoch)) {
             let segment = read_spooled(&env.spool, image, file).await?;
             if segment.header.last_seq > base && segment.header.last_seq >= segment.header.first_seq {
                 tail.push(segment);
@@ -121,17 +125,16 @@ async fn tail(env: &Env, image: ImageId, last_epoch: Epoch, base: Seq) -> Result
     if tail.is_empty() {
         return Err(Error::new(
             ErrorKind::NotFound,
-            format!("this disk holds nothing of image {image} that the bucket had not at epoch {last_epoch}"),
+            format!("this disk holds nothing of image {image} that the bucket had not at epoch {}", run.last),
         ));
     }
-    // An earlier run of this disk may have ended in a fork too; its numbers were given again to what followed.
-    tail.sort_by_key(|s| (s.header.position.epoch, s.header.first_seq));
+    tail.sort_by_key(|s| s.header.first_seq);
     let mut next = base.next();
     for segment in &tail {
         if segment.header.first_seq != next {
             return Err(Error::corrupt(format!(
                 "the fork of image {image} should go on with record {next}, but local segment {} begins with {}; \
-                 if this disk holds an older fork of the image, open or discard that one first",
+                 if this disk was restored from an older copy, put the present one back",
                 segment.name, segment.header.first_seq
             )));
         }

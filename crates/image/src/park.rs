@@ -1,10 +1,11 @@
 //! What the journal still holds of terms that another gateway ended: it becomes local segments, so that it is listed as a
 //! fork and keeps no journal space.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq, Span};
+use bucket::Bucket;
 use chain::{Continuation, HeaderDraft, Kind, Pin, Position, name};
 use local::{RecordKind, Recovered};
 
@@ -27,26 +28,45 @@ pub(crate) async fn park(
     run_start: Epoch,
     size: u64,
 ) -> Result<usize> {
-    let mut terms: BTreeMap<Epoch, Vec<Recovered>> = BTreeMap::new();
-    for record in recovered.iter().filter(|r| r.epoch < run_start) {
-        terms.entry(record.epoch).or_default().push(*record);
+    let mut ends: BTreeMap<Epoch, Option<End>> = BTreeMap::new();
+    let spooled = env.spool.list(image);
+    let terms = recovered.iter().map(|r| r.epoch).chain(spooled.iter().filter_map(|f| epoch_of(&f.name)));
+    for epoch in terms.filter(|epoch| *epoch < run_start).collect::<BTreeSet<_>>() {
+        ends.insert(epoch, end_of(env, image, epoch, run_start).await?);
     }
-    let mut parked = 0;
-    for (epoch, records) in terms {
-        let Some(kept) = lost_behind(env, image, epoch, run_start).await? else { continue };
-        let covered = covered(env, image, epoch).await?;
-        let has =
-            |seq: Seq| seq <= kept || covered.iter().any(|(first, last)| (*first..=*last).contains(&seq));
-        let lost: Vec<Recovered> = records.into_iter().filter(|r| !has(r.seq)).collect();
-        parked += lost.len();
-        park_term(env, image, epoch, &lost, size).await?;
+    let mut covered: BTreeMap<Epoch, Vec<(Seq, Seq)>> = BTreeMap::new();
+    for file in spooled {
+        if let Some(Some(end)) = epoch_of(&file.name).and_then(|epoch| ends.get(&epoch)) {
+            let header = read_spooled(&env.spool, image, file).await?.header;
+            covered.entry(end.taken_by).or_default().push((header.first_seq, header.last_seq));
+        }
     }
-    Ok(parked)
+    // A run of terms is one fork: what was appended in one of them may have been sealed in a later one.
+    let mut lost: BTreeMap<Epoch, Vec<Recovered>> = BTreeMap::new();
+    for record in recovered {
+        let Some(Some(end)) = ends.get(&record.epoch) else { continue };
+        let segments = covered.get(&end.taken_by).map_or(&[][..], Vec::as_slice);
+        if record.seq > end.kept && !segments.iter().any(|(a, z)| (*a..=*z).contains(&record.seq)) {
+            lost.entry(end.taken_by).or_default().push(*record);
+        }
+    }
+    for records in lost.values() {
+        park_run(env, image, records, size).await?;
+    }
+    Ok(lost.values().map(Vec::len).sum())
 }
 
-/// Whether another gateway ended the run of terms that `epoch` is in without its journal, and if so, the last record that
-/// this gateway found in the bucket (0 if that cannot be told any more). `None` if nothing was lost.
-async fn lost_behind(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Result<Option<Seq>> {
+/// How a run of terms was ended by a gateway that had not its journal.
+#[derive(Debug, Clone, Copy)]
+struct End {
+    /// That gateway's term.
+    taken_by: Epoch,
+    /// The last record that it found in the bucket; 0 if that cannot be told any more.
+    kept: Seq,
+}
+
+/// How the run that `epoch` is in ended; `None` if nothing was lost.
+async fn end_of(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Result<Option<End>> {
     let mut next = epoch.next();
     while next <= run_start {
         let record = match chain::read_epoch(&*env.bucket, image, next).await {
@@ -58,7 +78,10 @@ async fn lost_behind(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) 
         // A term that somebody took without getting as far as a fence ended nothing.
         if !(ours && record.continuation == Continuation::OwnJournal) && fenced(env, image, next).await? {
             return match record.continuation {
-                Continuation::LossAccepted => fork_base(env, image, epoch, next).await.map(Some),
+                Continuation::LossAccepted => {
+                    let kept = fork_base(env, image, epoch, next).await?;
+                    Ok(Some(End { taken_by: next, kept }))
+                }
                 Continuation::First | Continuation::Clean | Continuation::OwnJournal => Ok(None),
             };
         }
@@ -69,18 +92,35 @@ async fn lost_behind(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) 
 
 /// The last record in the bucket when the loss was accepted, as the pin says, or the new owner's fence.
 async fn fork_base(env: &Env, image: ImageId, epoch: Epoch, taken_by: Epoch) -> Result<Seq> {
-    match pin_of(env, image, epoch).await? {
-        Some((at, pin)) if at < taken_by => Ok(pin.last_seq),
+    match Run::of(&*env.bucket, image, epoch).await? {
+        Some(run) if run.last < taken_by => {
+            Ok(Pin::read(&*env.bucket, &name::pin(image, run.last)).await?.last_seq)
+        }
         _ => chain::fence_seq(&*env.bucket, image, taken_by).await,
     }
 }
 
-/// The pin from which a fork of `epoch` goes on: that of the last term of its run.
-pub(crate) async fn pin_of(env: &Env, image: ImageId, epoch: Epoch) -> Result<Option<(Epoch, Pin)>> {
-    let pins = chain::list_pins(&*env.bucket, image).await?;
-    let own = pins.into_iter().filter(|(_, at, clone)| *at >= epoch && clone.is_none());
-    let Some((key, at, _)) = own.min_by_key(|(_, at, _)| *at) else { return Ok(None) };
-    Ok(Some((at, Pin::read(&*env.bucket, &key).await?)))
+/// The terms that make up one fork, as the pins tell: after `after`, up to `last`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    after: Epoch,
+    /// The term whose loss was accepted; the pin bears its name.
+    pub last: Epoch,
+}
+
+impl Run {
+    /// The run that `epoch` is in; `None` if no pin says that its loss was accepted.
+    pub async fn of(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<Option<Run>> {
+        let pins = chain::list_pins(bucket, image).await?;
+        let after = pins.iter().map(|(_, at, _)| *at).filter(|at| *at < epoch).max().unwrap_or(Epoch(0));
+        let own = pins.iter().filter(|(_, at, clone)| *at >= epoch && clone.is_none());
+        Ok(own.map(|(_, at, _)| *at).min().map(|last| Run { after, last }))
+    }
+
+    /// Whether a term is one of it.
+    pub fn has(&self, epoch: Epoch) -> bool {
+        epoch > self.after && epoch <= self.last
+    }
 }
 
 async fn fenced(env: &Env, image: ImageId, epoch: Epoch) -> Result<bool> {
@@ -91,19 +131,7 @@ async fn fenced(env: &Env, image: ImageId, epoch: Epoch) -> Result<bool> {
     }
 }
 
-/// The records that local segments of the term hold already.
-async fn covered(env: &Env, image: ImageId, epoch: Epoch) -> Result<Vec<(Seq, Seq)>> {
-    let mut covered = Vec::new();
-    for file in env.spool.list(image) {
-        if epoch_of(&file.name) == Some(epoch) {
-            let header = read_spooled(&env.spool, image, file).await?.header;
-            covered.push((header.first_seq, header.last_seq));
-        }
-    }
-    Ok(covered)
-}
-
-async fn park_term(env: &Env, image: ImageId, epoch: Epoch, lost: &[Recovered], size: u64) -> Result<()> {
+async fn park_run(env: &Env, image: ImageId, lost: &[Recovered], size: u64) -> Result<()> {
     let mut size = size;
     let mut rest = lost;
     while !rest.is_empty() {
@@ -113,7 +141,7 @@ async fn park_term(env: &Env, image: ImageId, epoch: Epoch, lost: &[Recovered], 
         for record in records.iter().filter(|r| r.kind == RecordKind::State) {
             size = size_in(&join(payload(&env.journal, record).await?)).unwrap_or(size);
         }
-        let (first, last) = (now[0].seq, now[now.len() - 1].seq);
+        let (epoch, first, last) = (now[0].epoch, now[0].seq, now[now.len() - 1].seq);
         let draft = HeaderDraft {
             image,
             epoch,

@@ -163,6 +163,8 @@ async fn bad_weather(plan: FaultPlan) {
     assert_eq!(writer.busy, 0);
     assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
     assert!(faults.injected().values().sum::<u64>() > 20, "{:?}", faults.injected());
+    assert!(writer.image.status().uploaded.0 > 10 << 20, "it gets on in bad weather too");
+    faults.clear();
     drains(&writer, &running, &store).await;
 }
 
@@ -182,8 +184,7 @@ fn even_the_second_home_is_full() {
     paused(async {
         let (store, faults, _disk, running, image) = world(ByteSize::mib(24)).await;
         faults.set_outage(Outage::Refusing);
-        let mut writers: Vec<Writer> = (0..1).map(|_| Writer::new(image.clone())).collect();
-        let writer = &mut writers[0];
+        let mut writer = Writer::new(image.clone());
         writer.steadily(600).await;
         assert!(writer.busy > 10, "it must come to its end: {} busy", writer.busy);
         assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
@@ -197,7 +198,7 @@ fn even_the_second_home_is_full() {
         writer.steadily(30).await;
         assert_eq!(writer.busy, before, "there is room again");
         assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
-        drains(writer, &running, &store).await;
+        drains(&writer, &running, &store).await;
     });
 }
 
@@ -208,14 +209,14 @@ fn a_crowd_before_a_full_volume() {
         let (_store, faults, _disk, _running, image) = world(ByteSize::mib(24)).await;
         faults.set_outage(Outage::Refusing);
         let mut crowd = tokio::task::JoinSet::new();
-        for _ in 0..64 {
+        for _ in 0..32 {
             let mut writer = Writer::new(image.clone());
             crowd.spawn(async move {
-                writer.steadily(300).await;
+                writer.steadily(120).await;
                 writer.longest
             });
         }
-        tokio::time::sleep(Duration::from_secs(290)).await;
+        tokio::time::sleep(Duration::from_secs(110)).await;
         faults.clear();
         while let Some(longest) = crowd.join_next().await {
             assert!(longest.unwrap() < Duration::from_secs(10));
