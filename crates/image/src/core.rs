@@ -509,11 +509,11 @@ impl Image {
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         let gone = || Error::new(ErrorKind::Unavailable, "the volume's background work has ended");
-        self.core
-            .requests
-            .send(make(answer))
-            .map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
-        answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
+        let ended = || self.core.usable().and_then(|()| Err(gone()));
+        if self.core.requests.send(make(answer)).is_err() {
+            return ended();
+        }
+        answered.await.unwrap_or_else(|_| ended())
     }
 
     /// What an operator wants to know.
