@@ -21,7 +21,8 @@ use tokio::time::Instant;
 
 use crate::checkpoint::{Made, Plan};
 use crate::collect::Collector;
-use crate::core::{Core, decode_state};
+use crate::core::{Core, SEGMENT_RECORDS, decode_state};
+use crate::courtesy::Courtesy;
 use crate::dirty::{DirtyRecord, SpooledSegment, join, slice_parts};
 use crate::env::Severity;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
@@ -42,7 +43,7 @@ struct Waiter {
     answer: oneshot::Sender<Result<()>>,
 }
 
-type PutDone = (Number, Result<Arc<Sealed>>);
+type PutDone = (Number, Result<()>);
 
 /// See the module.
 pub(crate) struct Destager {
@@ -67,6 +68,7 @@ pub(crate) struct Destager {
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
+    courtesy: Courtesy,
     waiters: Vec<Waiter>,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
@@ -112,6 +114,7 @@ impl Destager {
             puts: FuturesUnordered::new(),
             check: None,
             checkpoint: None,
+            courtesy: Courtesy::new(now),
             waiters: Vec::new(),
             closing: None,
             close_sealed: false,
@@ -199,6 +202,7 @@ impl Destager {
             // The journal failed or the handle was halted: what is committed may still be uploaded by the next open.
             return Ok(now + Duration::from_secs(3600));
         }
+        self.courtesy.observe(self.core.front.lock().committed, now);
         self.seal_what_is_due().await?;
         self.spool_under_pressure().await?;
         self.start_puts();
@@ -221,12 +225,29 @@ impl Destager {
         } else {
             Some(now + Duration::from_millis(200))
         };
+        let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.rest_ends(now)).flatten();
         retry
             .chain(age)
+            .chain(rest)
             .chain([self.next_check])
             .min()
             .unwrap_or(self.next_check)
             .max(now + Duration::from_millis(1))
+    }
+
+    /// How many puts there may be at a time.
+    fn puts_allowed(&self, now: Instant) -> usize {
+        let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
+        if patience && self.courtesy.makes_way(&self.core, self.oldest(), now) {
+            usize::from(self.courtesy.rested(now))
+        } else {
+            self.core.env.options.puts
+        }
+    }
+
+    /// When the oldest client record that does not count yet was accepted.
+    fn oldest(&self) -> Option<base::UnixMillis> {
+        self.outgoing.iter().find_map(|o| o.oldest)
     }
 
     fn draining(&self) -> bool {
@@ -237,8 +258,7 @@ impl Destager {
         let backlog = self.core.backlog.lock();
         let Some(oldest) = backlog.queue.front() else { return false };
         let age = self.core.env.clock.now().saturating_sub(oldest.accepted);
-        backlog.bytes >= self.core.env.options.segment.0
-            || backlog.queue.len() >= 16_384
+        backlog.fills_segment(&self.core.env.options)
             || age >= self.core.env.options.segment_age.as_millis() as u64
             || self.draining()
     }
@@ -299,7 +319,7 @@ impl Destager {
         let mut bytes = 0;
         while let Some(record) = backlog.queue.front() {
             if !taken.is_empty()
-                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384)
+                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= SEGMENT_RECORDS)
             {
                 break;
             }
@@ -436,8 +456,11 @@ impl Destager {
 
     fn start_puts(&mut self) {
         let now = Instant::now();
+        let most = self.puts_allowed(now);
+        // While the journal has room, what was uploaded is kept in the cache whatever it takes; later room comes first.
+        let patient = !self.pressed();
         for out in &mut self.outgoing {
-            if self.puts.len() >= self.core.env.options.puts {
+            if self.puts.len() >= most {
                 return;
             }
             let Put::Idle(not_before, failures) = out.put else { continue };
@@ -445,20 +468,26 @@ impl Destager {
                 continue;
             }
             out.put = Put::Flying(failures);
+            self.courtesy.began(now);
             let (core, own) = (self.core.clone(), self.own.clone());
             let (body, draft, number) = (out.body_ref(), out.draft, out.header.position.number);
             self.puts.push(Box::pin(async move {
                 let put = async {
                     let sealed = Outgoing::load(&core, body, draft).await?;
-                    own.put_segment(&sealed).await?;
-                    Ok(sealed)
+                    let fill = async {
+                        if failures == 0 {
+                            core.keep(&sealed, patient).await;
+                        }
+                    };
+                    // Its bytes are in the cache when the map begins to point there.
+                    futures_util::future::join(own.put_segment(&sealed), fill).await.0
                 };
                 (number, put.await)
             }));
         }
     }
 
-    fn put_done(&mut self, number: Number, result: Result<Arc<Sealed>>) -> Result<()> {
+    fn put_done(&mut self, number: Number, result: Result<()>) -> Result<()> {
         let Some(out) = self.outgoing.iter_mut().find(|o| o.header.position.number == number) else {
             return Err(Error::internal(format!("segment {number} came back but was not sent")));
         };
@@ -466,14 +495,14 @@ impl Destager {
             return Err(Error::internal(format!("segment {number} came back twice")));
         };
         match result {
-            Ok(sealed) => {
+            Ok(()) => {
                 out.put = Put::Done;
+                self.courtesy.ended(Instant::now());
                 let size = out.size;
                 let mut progress = self.core.progress.lock();
                 progress.uploaded += size;
                 progress.trouble = None;
                 drop(progress);
-                self.keep_clean(sealed);
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
@@ -486,13 +515,6 @@ impl Destager {
                 Ok(())
             }
         }
-    }
-
-    /// What was uploaded stays in the cache, off this loop.
-    fn keep_clean(&self, sealed: Arc<Sealed>) {
-        let core = self.core.clone();
-        let keep = async move { core.keep(core.id, &sealed.header, &sealed.payload.parts()[1..]) };
-        self.core.env.spawn.spawn("cache-fill", Box::pin(keep));
     }
 
     fn trouble(&self, text: String) {
@@ -652,11 +674,7 @@ impl Destager {
         let mut progress = self.core.progress.lock();
         progress.dirty_bytes = self.outgoing.iter().map(|o| o.dirty).sum::<u64>()
             + self.inherited.iter().map(|s| s.bytes).sum::<u64>();
-        progress.oldest_dirty = self
-            .outgoing
-            .iter()
-            .find_map(|o| o.oldest)
-            .or_else(|| self.inherited.front().map(|s| s.header.created));
+        progress.oldest_dirty = self.oldest().or_else(|| self.inherited.front().map(|s| s.header.created));
     }
 
     fn answer_all(&mut self, result: Result<()>) {
