@@ -5,19 +5,17 @@
 
 use std::time::Duration;
 
-use base::{Seq, UnixMillis};
+use base::Seq;
 use tokio::time::Instant;
-
-use crate::core::Core;
 
 /// Clients that have written within this time are at work.
 const AT_WORK: Duration = Duration::from_millis(300);
 /// Up to this fullness of the journal there is plenty of room.
-const PLENTY: f64 = 0.25;
+const PLENTY: f64 = 0.4;
 /// Data that waits longer than this is uploaded as fast as can be.
 const OLDEST: Duration = Duration::from_secs(10);
 /// Between two puts, this many times as long as the last one took.
-const RESTS: u32 = 2;
+const RESTS: u32 = 3;
 /// But not longer than this.
 const LONGEST_REST: Duration = Duration::from_millis(500);
 
@@ -54,14 +52,9 @@ impl Courtesy {
         self.rest_ends = now + (now - self.began).saturating_mul(RESTS).min(LONGEST_REST);
     }
 
-    /// Whether clients come first now; `oldest` is when the oldest data that waits was accepted.
-    pub fn makes_way(&self, core: &Core, oldest: Option<UnixMillis>, now: Instant) -> bool {
-        let waited = oldest.map_or(0, |at| core.env.clock.now().saturating_sub(at));
-        let usage = core.env.journal.usage();
-        self.written.is_some_and(|at| now - at <= AT_WORK)
-            && Duration::from_millis(waited) < OLDEST
-            && !core.env.memory.is_scarce()
-            && (usage.used as f64) < usage.capacity as f64 * PLENTY
+    /// Whether clients come first now: the journal is so full, from 0 to 1, and the oldest data has waited so long.
+    pub fn makes_way(&self, fullness: f64, waited: Duration, now: Instant) -> bool {
+        self.written.is_some_and(|at| now - at <= AT_WORK) && waited < OLDEST && fullness < PLENTY
     }
 
     /// Whether the next put may begin, if clients come first.
@@ -74,3 +67,6 @@ impl Courtesy {
         (now < self.rest_ends).then_some(self.rest_ends)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@
 //! space comes free and the local segment goes. When the bucket does not keep up, the oldest segments become local
 //! segments, which frees the journal just as well.
 
+mod together;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +29,7 @@ use crate::dirty::{DirtyRecord, SpooledSegment, join, slice_parts};
 use crate::env::Severity;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::status::Condition;
+use together::Together;
 
 /// What a handle asks of the loop.
 pub(crate) enum Request {
@@ -238,11 +241,23 @@ impl Destager {
     /// How many puts there may be at a time.
     fn puts_allowed(&self, now: Instant) -> usize {
         let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
-        if patience && self.courtesy.makes_way(&self.core, self.oldest(), now) {
+        if patience && self.courtesy.makes_way(self.fullness(), self.waited(), now) {
             usize::from(self.courtesy.rested(now))
         } else {
             self.core.env.options.puts
         }
+    }
+
+    /// How long the oldest data sealed has waited.
+    fn waited(&self) -> Duration {
+        let now = self.core.env.clock.now();
+        Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
+    }
+
+    /// How full the journal is, from 0 to 1.
+    fn fullness(&self) -> f64 {
+        let usage = self.core.env.journal.usage();
+        usage.used as f64 / usage.capacity.max(1) as f64
     }
 
     /// When the oldest client record that does not count yet was accepted.
@@ -264,7 +279,8 @@ impl Destager {
     }
 
     async fn seal_what_is_due(&mut self) -> Result<()> {
-        let room = self.core.env.options.puts + 1;
+        // No more is sealed than can be put soon: sealing takes time of the processors that clients may need.
+        let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
             let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
             if in_memory >= room && !self.pressed() {
@@ -403,10 +419,8 @@ impl Destager {
 
     /// Whether the journal is so full that segments must not wait for the bucket.
     fn pressed(&self) -> bool {
-        let usage = self.core.env.journal.usage();
-        let full = usage.used as f64 / usage.capacity.max(1) as f64;
         let spooled = self.core.progress.lock().spooled_bytes;
-        full > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
+        self.fullness() > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
     }
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
@@ -476,7 +490,8 @@ impl Destager {
                     let sealed = Outgoing::load(&core, body, draft).await?;
                     let fill = async {
                         if failures == 0 {
-                            core.keep(&sealed, patient).await;
+                            // A cache that is stuck must not hold up what is put.
+                            let _ = tokio::time::timeout(FILL, core.keep(&sealed, patient)).await;
                         }
                     };
                     // Its bytes are in the cache when the map begins to point there.
@@ -747,37 +762,8 @@ impl Piece for Effect {
     }
 }
 
-/// Neighbouring runs put together, so that a sequential writer of small blocks gets large frames.
-#[derive(Default)]
-struct Together {
-    start: u64,
-    parts: Vec<Bytes>,
-    bytes: u64,
-}
-
-impl Together {
-    fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
-        let follows = self.start + self.bytes / base::SECTOR == span.start;
-        // One large part that is contiguous anyway is best taken as it is.
-        if !self.parts.is_empty()
-            && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10))
-        {
-            self.flush(draft);
-        }
-        if self.parts.is_empty() {
-            self.start = span.start;
-        }
-        self.bytes += span.bytes();
-        self.parts.extend(parts);
-    }
-
-    fn flush(&mut self, draft: &mut SegmentDraft) {
-        if !self.parts.is_empty() {
-            draft.data(self.start, join(std::mem::take(&mut self.parts)));
-        }
-        self.bytes = 0;
-    }
-}
+/// How long the put of a segment may wait for the cache to take it too.
+const FILL: Duration = Duration::from_secs(2);
 
 /// A future that may not be there.
 async fn maybe<T>(slot: &mut Option<BoxFuture<'static, T>>) -> Option<T> {

@@ -29,11 +29,6 @@ impl DirtyMemory {
         self.used.load(Ordering::Relaxed)
     }
 
-    /// Whether so much is held that records will soon have to be read back from the journal.
-    pub fn is_scarce(&self) -> bool {
-        self.used() > self.limit / 4 * 3
-    }
-
     fn hold(&self, record: &Arc<DirtyRecord>) {
         let used = self.used.fetch_add(record.bytes, Ordering::Relaxed) + record.bytes;
         let mut queue = self.oldest_first.lock();

@@ -314,6 +314,7 @@ impl Cache {
     /// Forgets all lines of a segment, also those on their way to the disk. When it returns none can be read.
     pub fn invalidate_segment(&self, image: ImageId, epoch: u64, number: u64) {
         self.0.queue.lock().cancel(|k| k.segment() == (image, epoch, number));
+        self.0.room.notify_waiters();
         for shard in &self.0.shards {
             shard.lock().remove_segment((image, epoch, number));
         }
@@ -322,6 +323,7 @@ impl Cache {
     /// Forgets all lines of an image.
     pub fn invalidate_image(&self, image: ImageId) {
         self.0.queue.lock().cancel(|k| k.image == image);
+        self.0.room.notify_waiters();
         for shard in &self.0.shards {
             shard.lock().remove_image(image);
         }
