@@ -13,7 +13,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq, Span};
-use bytes::Bytes;
 use chain::{ExtentMap, HeaderDraft, Kind, Ownership, Piece, Position, Sealed, SegmentDraft, StateChange};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;

@@ -45,7 +45,7 @@ fn sectors(sealed: &Sealed) -> Vec<(u64, Bytes)> {
 fn neighbours_are_put_together_whatever_their_borders() {
     for seed in 0..300 {
         let chance = SeededEntropy::new(seed);
-        let mut draw = |below: u64| chance.next_u64() % below;
+        let draw = |below: u64| chance.next_u64() % below;
         let mut at = draw(300);
         let (mut together, mut draft, mut wanted) =
             (Together::default(), SegmentDraft::default(), Vec::new());
