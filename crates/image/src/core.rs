@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::admission::{Admission, Pacer};
 use crate::destage::Request;
 use crate::dirty::{DirtyRecord, join, slice_parts};
-use crate::env::{Env, Event, Severity};
+use crate::env::{Env, Event, Options, Severity};
 use crate::fetch::InFlight;
 use crate::layers::{Layers, Source};
 use crate::lock::RangeLocks;
@@ -51,6 +51,24 @@ pub(crate) struct Front {
 pub(crate) struct Backlog {
     pub queue: VecDeque<Arc<DirtyRecord>>,
     pub bytes: u64,
+}
+
+/// A segment has at most so many records.
+pub(crate) const SEGMENT_RECORDS: usize = 16_384;
+
+impl Backlog {
+    /// Whether there is enough for a segment.
+    pub fn fills_segment(&self, options: &Options) -> bool {
+        self.bytes >= options.segment.0 || self.queue.len() >= SEGMENT_RECORDS
+    }
+
+    /// Adds records; says whether the destage loop has to look: it knows itself when those it has seen are old enough.
+    fn extend(&mut self, records: Vec<Arc<DirtyRecord>>, options: &Options) -> bool {
+        let (was_empty, was_full) = (self.queue.is_empty(), self.fills_segment(options));
+        self.bytes += records.iter().map(|r| r.bytes).sum::<u64>();
+        self.queue.extend(records);
+        was_empty || (!was_full && self.fills_segment(options))
+    }
 }
 
 /// What an image is made of; the destage loop and every handle share it.
@@ -203,13 +221,9 @@ impl Owner for Core {
         let mut layers = self.layers.write();
         fresh.iter().for_each(|record| layers.publish(record));
         drop(layers);
-        let mut backlog = self.backlog.lock();
-        for record in records {
-            backlog.bytes += record.bytes;
-            backlog.queue.push_back(record);
+        if self.backlog.lock().extend(records, &self.env.options) {
+            self.wake.notify_one();
         }
-        drop(backlog);
-        self.wake.notify_one();
         self.committed.notify_waiters();
     }
 

@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use crate::checkpoint::{Made, Plan};
 use crate::collect::Collector;
-use crate::core::Core;
+use crate::core::{Core, SEGMENT_RECORDS};
+use crate::courtesy::Courtesy;
 use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
 use crate::gather::gather;
@@ -41,7 +42,7 @@ struct Waiter {
     answer: oneshot::Sender<Result<()>>,
 }
 
-type PutDone = (Number, Result<Arc<Sealed>>);
+type PutDone = (Number, Result<()>);
 
 /// See the module.
 pub(crate) struct Destager {
@@ -66,6 +67,7 @@ pub(crate) struct Destager {
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
+    courtesy: Courtesy,
     waiters: Vec<Waiter>,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
@@ -111,6 +113,7 @@ impl Destager {
             puts: FuturesUnordered::new(),
             check: None,
             checkpoint: None,
+            courtesy: Courtesy::new(now),
             waiters: Vec::new(),
             closing: None,
             close_sealed: false,
@@ -207,6 +210,7 @@ impl Destager {
             // The journal failed or the handle was halted: what is committed may still be uploaded by the next open.
             return Ok(now + Duration::from_secs(3600));
         }
+        self.courtesy.observe(self.core.front.lock().committed, now);
         self.seal_what_is_due().await?;
         self.spool_under_pressure().await?;
         self.start_puts();
@@ -229,12 +233,41 @@ impl Destager {
         } else {
             Some(now + Duration::from_millis(200))
         };
+        let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.rest_ends(now)).flatten();
         retry
             .chain(age)
+            .chain(rest)
             .chain([self.next_check])
             .min()
             .unwrap_or(self.next_check)
             .max(now + Duration::from_millis(1))
+    }
+
+    /// How many puts there may be at a time.
+    fn puts_allowed(&self, now: Instant) -> usize {
+        let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
+        if patience && self.courtesy.makes_way(self.fullness(), self.waited(), now) {
+            usize::from(self.courtesy.rested(now))
+        } else {
+            self.core.env.options.puts
+        }
+    }
+
+    /// How long the oldest data sealed has waited.
+    fn waited(&self) -> Duration {
+        let now = self.core.env.clock.now();
+        Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
+    }
+
+    /// How full the journal is, from 0 to 1.
+    fn fullness(&self) -> f64 {
+        let usage = self.core.env.journal.usage();
+        usage.used as f64 / usage.capacity.max(1) as f64
+    }
+
+    /// When the oldest client record that does not count yet was accepted.
+    fn oldest(&self) -> Option<base::UnixMillis> {
+        self.outgoing.iter().find_map(|o| o.oldest)
     }
 
     fn draining(&self) -> bool {
@@ -245,14 +278,14 @@ impl Destager {
         let backlog = self.core.backlog.lock();
         let Some(oldest) = backlog.queue.front() else { return false };
         let age = self.core.env.clock.now().saturating_sub(oldest.accepted);
-        backlog.bytes >= self.core.env.options.segment.0
-            || backlog.queue.len() >= 16_384
+        backlog.fills_segment(&self.core.env.options)
             || age >= self.core.env.options.segment_age.as_millis() as u64
             || self.draining()
     }
 
     async fn seal_what_is_due(&mut self) -> Result<()> {
-        let room = self.core.env.options.puts + 1;
+        // No more is sealed than can be put soon: sealing takes time of the processors that clients may need.
+        let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
             let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
             if in_memory >= room && !self.pressed() {
@@ -307,7 +340,7 @@ impl Destager {
         let mut bytes = 0;
         while let Some(record) = backlog.queue.front() {
             if !taken.is_empty()
-                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384)
+                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= SEGMENT_RECORDS)
             {
                 break;
             }
@@ -354,10 +387,8 @@ impl Destager {
 
     /// Whether the journal is so full that segments must not wait for the bucket.
     fn pressed(&self) -> bool {
-        let usage = self.core.env.journal.usage();
-        let full = usage.used as f64 / usage.capacity.max(1) as f64;
         let spooled = self.core.progress.lock().spooled_bytes;
-        full > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
+        self.fullness() > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
     }
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
@@ -407,8 +438,11 @@ impl Destager {
 
     fn start_puts(&mut self) {
         let now = Instant::now();
+        let most = self.puts_allowed(now);
+        // While the journal has room, what was uploaded is kept in the cache whatever it takes; later room comes first.
+        let patient = !self.pressed();
         for out in &mut self.outgoing {
-            if self.puts.len() >= self.core.env.options.puts {
+            if self.puts.len() >= most {
                 return;
             }
             let Put::Idle(not_before, failures) = out.put else { continue };
@@ -416,20 +450,27 @@ impl Destager {
                 continue;
             }
             out.put = Put::Flying(failures);
+            self.courtesy.began(now);
             let (core, own) = (self.core.clone(), self.own.clone());
             let (body, draft, number) = (out.body_ref(), out.draft, out.header.position.number);
             self.puts.push(Box::pin(async move {
                 let put = async {
                     let sealed = Outgoing::load(&core, body, draft).await?;
-                    own.put_segment(&sealed).await?;
-                    Ok(sealed)
+                    let fill = async {
+                        if failures == 0 {
+                            // A cache that is stuck must not hold up what is put.
+                            let _ = tokio::time::timeout(FILL, core.keep(&sealed, patient)).await;
+                        }
+                    };
+                    // Its bytes are in the cache when the map begins to point there.
+                    futures_util::future::join(own.put_segment(&sealed), fill).await.0
                 };
                 (number, put.await)
             }));
         }
     }
 
-    fn put_done(&mut self, number: Number, result: Result<Arc<Sealed>>) -> Result<()> {
+    fn put_done(&mut self, number: Number, result: Result<()>) -> Result<()> {
         let Some(out) = self.outgoing.iter_mut().find(|o| o.header.position.number == number) else {
             return Err(Error::internal(format!("segment {number} came back but was not sent")));
         };
@@ -437,14 +478,14 @@ impl Destager {
             return Err(Error::internal(format!("segment {number} came back twice")));
         };
         match result {
-            Ok(sealed) => {
+            Ok(()) => {
                 out.put = Put::Done;
+                self.courtesy.ended(Instant::now());
                 let size = out.size;
                 let mut progress = self.core.progress.lock();
                 progress.uploaded += size;
                 progress.trouble = None;
                 drop(progress);
-                self.keep_clean(sealed);
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
@@ -457,13 +498,6 @@ impl Destager {
                 Ok(())
             }
         }
-    }
-
-    /// What was uploaded stays in the cache, off this loop.
-    fn keep_clean(&self, sealed: Arc<Sealed>) {
-        let core = self.core.clone();
-        let keep = async move { core.keep(core.id, &sealed.header, &sealed.payload.parts()[1..]) };
-        self.core.env.spawn.spawn("cache-fill", Box::pin(keep));
     }
 
     fn trouble(&self, text: String) {
@@ -623,11 +657,7 @@ impl Destager {
         let mut progress = self.core.progress.lock();
         progress.dirty_bytes = self.outgoing.iter().map(|o| o.dirty).sum::<u64>()
             + self.inherited.iter().map(|s| s.bytes).sum::<u64>();
-        progress.oldest_dirty = self
-            .outgoing
-            .iter()
-            .find_map(|o| o.oldest)
-            .or_else(|| self.inherited.front().map(|s| s.header.created));
+        progress.oldest_dirty = self.oldest().or_else(|| self.inherited.front().map(|s| s.header.created));
     }
 
     fn answer_all(&mut self, result: Result<()>) {
@@ -685,6 +715,9 @@ impl Destager {
         Ok(())
     }
 }
+
+/// How long the put of a segment may wait for the cache to take it too.
+const FILL: Duration = Duration::from_secs(2);
 
 /// A future that may not be there.
 async fn maybe<T>(slot: &mut Option<BoxFuture<'static, T>>) -> Option<T> {

@@ -1,5 +1,7 @@
 //! The content of a segment out of journal records.
 
+mod together;
+
 use std::sync::Arc;
 
 use base::{Error, Result, Span};
@@ -9,6 +11,7 @@ use local::{Journal, RecordKind};
 
 use crate::core::decode_state;
 use crate::dirty::{DirtyRecord, join, slice_parts};
+use together::Together;
 
 /// The payload of a record, from memory or from the journal.
 pub(crate) async fn payload(journal: &Journal, record: &DirtyRecord) -> Result<Vec<Bytes>> {
@@ -71,37 +74,5 @@ impl Piece for Effect {
             Effect::Data(record, skip) => Effect::Data(record.clone(), skip + sectors),
             other => other.clone(),
         }
-    }
-}
-
-/// Neighbouring runs put together, so that a sequential writer of small blocks gets large frames.
-#[derive(Default)]
-struct Together {
-    start: u64,
-    parts: Vec<Bytes>,
-    bytes: u64,
-}
-
-impl Together {
-    fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
-        let follows = self.start + self.bytes / base::SECTOR == span.start;
-        // One large part that is contiguous anyway is best taken as it is.
-        if !self.parts.is_empty()
-            && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10))
-        {
-            self.flush(draft);
-        }
-        if self.parts.is_empty() {
-            self.start = span.start;
-        }
-        self.bytes += span.bytes();
-        self.parts.extend(parts);
-    }
-
-    fn flush(&mut self, draft: &mut SegmentDraft) {
-        if !self.parts.is_empty() {
-            draft.data(self.start, join(std::mem::take(&mut self.parts)));
-        }
-        self.bytes = 0;
     }
 }

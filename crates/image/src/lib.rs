@@ -7,6 +7,7 @@ mod admission;
 mod checkpoint;
 mod collect;
 mod core;
+mod courtesy;
 mod destage;
 mod dirty;
 mod env;
