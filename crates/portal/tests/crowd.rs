@@ -92,6 +92,7 @@ impl Session {
         header.0[8] = 0x80;
         header.0[12..14].copy_from_slice(&(number as u16).to_be_bytes());
         header.set_word(16, 1);
+        header.set_word(24, 1);
         let keys = format!("InitiatorName=iqn.2026-01.org.example:crowd\0TargetName={TARGET}\0");
         session.send(header, keys.as_bytes());
         let (answer, _) = session.receive();
