@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use crate::process::run;
-use crate::product::Demo;
 use crate::{Result, blackbox, guest, setup, soak, suite};
 
 /// Install what is needed, then run every check and test.
@@ -68,12 +67,7 @@ pub fn test(arguments: &Arguments) -> Result {
     tally.step("install the test object stores", || setup::test_servers().map(drop));
     sources(&mut tally);
     tally.step("build the product for release", || setup::product().map(drop));
-    tally.step("iscsi-test-cu", || {
-        let dir = tempfile::tempdir()?;
-        let mut demo = Demo::start(dir.path(), "1GiB", None)?;
-        println!("{}", suite::once(demo.url(), None, false)?);
-        demo.stop()
-    });
+    tally.step("iscsi-test-cu", || in_directory(suite::step));
     for scenario in blackbox::HOST {
         tally.step(scenario.name, || in_directory(scenario.run));
     }
