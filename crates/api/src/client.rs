@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
-use gateway::{Access, AdoptVolume, BucketView, CreateVolume, GatewayView, ProbeView, VolumeView};
+use gateway::{
+    Access, AdoptVolume, BucketView, CreateVolume, ForkView, GatewayView, OpenFork, ProbeView, VolumeView,
+};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
@@ -93,6 +95,21 @@ impl Client {
     /// Deletes a volume and its data.
     pub async fn delete(&self, name: &str) -> Result<()> {
         self.call(Method::DELETE, &format!("/v1/volumes/{name}"), NOTHING).await
+    }
+
+    /// All forks.
+    pub async fn forks(&self) -> Result<Vec<ForkView>> {
+        self.call(Method::GET, "/v1/forks", NOTHING).await
+    }
+
+    /// Makes a fork a volume of its own.
+    pub async fn open_fork(&self, fork: &str, wanted: &OpenFork) -> Result<VolumeView> {
+        self.call(Method::POST, &format!("/v1/forks/{fork}/open"), Some(wanted)).await
+    }
+
+    /// Gives a fork up for good.
+    pub async fn discard_fork(&self, fork: &str) -> Result<()> {
+        self.call(Method::DELETE, &format!("/v1/forks/{fork}"), NOTHING).await
     }
 
     async fn call<T: DeserializeOwned>(

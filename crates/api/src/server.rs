@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use base::{Error, ErrorKind, Result, Spawn};
-use gateway::{Access, AdoptVolume, CreateVolume, Gateway};
+use gateway::{Access, AdoptVolume, CreateVolume, Gateway, OpenFork};
 use serde::Serialize;
 use tokio::net::UnixListener;
 
@@ -63,6 +63,9 @@ fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/volumes/{name}/access", post(access))
         .route("/v1/volumes/{name}/drain", post(drain))
         .route("/v1/volumes/{name}/release", post(release))
+        .route("/v1/forks", get(forks))
+        .route("/v1/forks/{name}", axum::routing::delete(discard_fork))
+        .route("/v1/forks/{name}/open", post(open_fork))
         .with_state(gateway)
 }
 
@@ -144,6 +147,22 @@ async fn access(
     Json(to): Json<Access>,
 ) -> impl IntoResponse {
     Answer(gateway.set_access(&name, to).await)
+}
+
+async fn forks(State(gateway): Shared) -> impl IntoResponse {
+    Answer(Ok(gateway.forks()))
+}
+
+async fn open_fork(
+    State(gateway): Shared,
+    Segment(name): Segment<String>,
+    Json(wanted): Json<OpenFork>,
+) -> impl IntoResponse {
+    Answer(gateway.open_fork(&name, wanted).await)
+}
+
+async fn discard_fork(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.discard_fork(&name).await)
 }
 
 async fn drain(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {

@@ -40,6 +40,48 @@ fn checksums_have_their_published_check_values() {
 }
 
 #[test]
+fn sums_of_parts_make_the_sum_of_the_whole() {
+    let mut bytes = vec![0; 300_000];
+    SeededEntropy::new(7).fill(&mut bytes);
+    for (cut, end) in [(0, 0), (0, 5), (5, 5), (1, 2), (4096, 8192), (17, 65_553), (100_000, 300_000)] {
+        let (a, b) = (checksum::crc64(&bytes[..cut]), checksum::crc64(&bytes[cut..end]));
+        let whole = checksum::crc64(&bytes[..end]);
+        assert_eq!(checksum::crc64_combine(a, b, (end - cut) as u64), whole, "{cut}, {end}");
+    }
+    // Lengths beyond what can be tried: two steps come to the same as one.
+    let far = |sum, len| checksum::crc64_combine(sum, 0, len);
+    assert_eq!(
+        far(far(0x0123_4567_89ab_cdef, 1 << 62), (1 << 62) + 9),
+        far(0x0123_4567_89ab_cdef, (1 << 63) + 9)
+    );
+}
+
+#[test]
+fn recycled_buffers_are_zeroed_when_asked_and_never_shared() {
+    for len in [1, 4096, 4097, 100_000, 1 << 20, (4 << 20) + 1, 9 << 20] {
+        let mut dirty = AlignedBuf::for_overwrite(len);
+        dirty.fill(0xff);
+        drop(dirty);
+        let mut held: Vec<AlignedBuf> = (0..3).map(|_| AlignedBuf::zeroed(len)).collect();
+        for (n, buf) in held.iter_mut().enumerate() {
+            assert!(buf.len() == len && buf.iter().all(|b| *b == 0), "{len}");
+            buf.fill(n as u8 + 1);
+        }
+        assert!(held.iter().enumerate().all(|(n, buf)| buf.iter().all(|b| *b == n as u8 + 1)), "{len}");
+    }
+    // Many threads at once: what one holds no other can write to.
+    let work = |n: u8| {
+        for round in 0..200 {
+            let mut buf = AlignedBuf::for_overwrite(4096 << (round % 4));
+            buf.fill(n);
+            let bytes = buf.into_bytes();
+            assert!(bytes.iter().all(|b| *b == n));
+        }
+    };
+    std::thread::scope(|scope| (1..=4).for_each(|n| drop(scope.spawn(move || work(n)))));
+}
+
+#[test]
 fn aligned_buffers_are_aligned_shared_and_freed() {
     let mut buf = AlignedBuf::zeroed(10_000);
     assert!(buf.iter().all(|b| *b == 0));

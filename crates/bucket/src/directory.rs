@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use async_trait::async_trait;
-use base::{Error, ErrorKind, Result};
+use base::{AlignedBuf, Error, ErrorKind, Result};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -202,9 +202,9 @@ impl Shared {
             Some(r) => cut(key, r, meta.len())?,
             None => 0..meta.len(),
         };
-        let mut bytes = vec![0; (range.end - range.start) as usize];
+        let mut bytes = AlignedBuf::for_overwrite((range.end - range.start) as usize);
         file.read_exact_at(&mut bytes, range.start).map_err(|e| failed("read", &self.path(key), e))?;
-        Ok(bytes.into())
+        Ok(bytes.into_bytes())
     }
 
     fn head(&self, key: &Key) -> Result<ObjectMeta> {

@@ -195,6 +195,15 @@ impl Retrying {
     }
 }
 
+/// A body that was damaged before it left here will not be whole the next time: that error is final, all others are
+/// judged by [`Retrying::run`].
+fn final_if_ours<T>(body: &Payload, answer: Result<T>) -> Result<Result<T>> {
+    match answer {
+        Err(e) if e.kind() == ErrorKind::Corrupt && body.check().is_err() => Ok(Err(e)),
+        other => other.map(Ok),
+    }
+}
+
 impl std::fmt::Debug for Retrying {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Retrying({:?})", self.inner)
@@ -218,14 +227,15 @@ impl Bucket for Retrying {
 
     async fn create(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
         let once = async |again: bool| match self.inner.create(key, body, attributes).await {
-            Err(e) if again && e.kind() == ErrorKind::Exists => self.recognise(key, body, e).await,
-            other => other,
+            Err(e) if again && e.kind() == ErrorKind::Exists => self.recognise(key, body, e).await.map(Ok),
+            other => final_if_ours(body, other),
         };
-        self.run(Operation::Create, key.as_str(), body.len(), |again| Box::pin(once(again))).await
+        self.run(Operation::Create, key.as_str(), body.len(), |again| Box::pin(once(again))).await?
     }
 
     async fn put(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
-        self.run(Operation::Put, key.as_str(), body.len(), |_| self.inner.put(key, body, attributes)).await
+        let once = async || final_if_ours(body, self.inner.put(key, body, attributes).await);
+        self.run(Operation::Put, key.as_str(), body.len(), |_| Box::pin(once())).await?
     }
 
     async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {

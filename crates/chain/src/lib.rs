@@ -8,6 +8,7 @@ mod codec;
 mod epoch;
 mod extent;
 pub mod name;
+mod pin;
 mod reader;
 mod segment;
 mod writer;
@@ -15,7 +16,8 @@ mod writer;
 pub use checkpoint::{Checkpoint, Page, PageRef, Row, RowId, Table};
 pub use epoch::{Continuation, EpochRecord, FenceRecord, ImageRecord};
 pub use extent::{ExtentMap, Piece};
-pub use reader::{Chain, Loaded, load, read_epoch};
+pub use pin::{Pin, list_pins};
+pub use reader::{Chain, Loaded, fence_seq, load, read_epoch};
 pub use segment::{
     Codec, Extent, ExtentKind, FRAME_BYTES, FRAME_SECTORS, Frame, Header, HeaderDraft, Kind, Placement,
     Position, Sealed, SegmentDraft, StateChange, Target, decode_frame, encode_frame,
@@ -25,6 +27,7 @@ pub use writer::{Ownership, create_image, list_images, read_image};
 /// The decoders that read bytes from a bucket, for fuzzing.
 pub mod fuzzing {
     pub use crate::checkpoint::{Checkpoint, Page};
+    pub use crate::pin::Pin;
     pub use crate::segment::Header;
 }
 

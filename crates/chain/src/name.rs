@@ -72,6 +72,21 @@ pub fn checkpoints(image: ImageId) -> String {
     format!("images/{image}/ckpt/")
 }
 
+/// What the bucket had when the loss of an epoch's tail was accepted.
+pub fn pin(image: ImageId, epoch: Epoch) -> Key {
+    key(format!("images/{image}/pin/{:016x}", !epoch.0))
+}
+
+/// The same, kept for an image that was made from it.
+pub fn clone_pin(image: ImageId, epoch: Epoch, clone: ImageId) -> Key {
+    key(format!("images/{image}/pin/{:016x}-{clone}", !epoch.0))
+}
+
+/// The prefix of all pins; those of the newest epoch list first.
+pub fn pins(image: ImageId) -> String {
+    format!("images/{image}/pin/")
+}
+
 fn hex16(text: &str) -> Option<u64> {
     (text.len() == 16).then(|| u64::from_str_radix(text, 16).ok()).flatten()
 }
@@ -83,6 +98,14 @@ fn foreign(key: &Key) -> Error {
 /// The epoch a key of [`epochs`] or [`fences`] names.
 pub fn parse_epoch(key: &Key) -> Result<Epoch> {
     key.as_str().rsplit('/').next().and_then(hex16).map(|e| Epoch(!e)).ok_or_else(|| foreign(key))
+}
+
+/// The epoch of a key of [`pins`], and the clone it is kept for.
+pub fn parse_pin(key: &Key) -> Result<(Epoch, Option<ImageId>)> {
+    let last = key.as_str().rsplit('/').next().unwrap_or_default();
+    let (epoch, clone) = last.split_once('-').map_or((last, None), |(epoch, clone)| (epoch, Some(clone)));
+    let epoch = hex16(epoch).map(|e| Epoch(!e)).ok_or_else(|| foreign(key))?;
+    Ok((epoch, clone.map(str::parse).transpose()?))
 }
 
 /// Number and epoch of a key of [`segments`].

@@ -1,6 +1,6 @@
 //! The gateway: brings up disks, buckets, volumes and the portal, and carries out what its users ask for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use crate::config::{Config, NAME_RULE, is_name};
 use crate::disk::CacheDisk;
 use crate::event::EventLog;
 use crate::target::Access;
-use crate::view::{BucketView, ForkView, GatewayView, ProbeView, SessionView, VolumeView};
+use crate::view::{BucketView, GatewayView, ProbeView, SessionView, VolumeView};
 use crate::volume::VolumeTask;
 
 /// The seams a gateway stands on.
@@ -71,7 +71,7 @@ pub struct AdoptVolume {
 }
 
 /// A bucket, or why it cannot be used.
-type OpenBucket = Result<Arc<dyn Bucket>, String>;
+pub(crate) type OpenBucket = Result<Arc<dyn Bucket>, String>;
 
 /// The largest volume (L09).
 const LARGEST: u64 = 256 << 40;
@@ -79,19 +79,19 @@ const LARGEST: u64 = 256 << 40;
 /// A running gateway.
 pub struct Gateway {
     config: Config,
-    seams: Seams,
+    pub(crate) seams: Seams,
     id: GatewayId,
-    catalog: Catalog,
+    pub(crate) catalog: Catalog,
     events: Arc<EventLog>,
-    disks: BTreeMap<String, Arc<CacheDisk>>,
-    buckets: Mutex<BTreeMap<String, OpenBucket>>,
-    volumes: Mutex<BTreeMap<String, Arc<VolumeTask>>>,
+    pub(crate) disks: BTreeMap<String, Arc<CacheDisk>>,
+    pub(crate) buckets: Mutex<BTreeMap<String, OpenBucket>>,
+    pub(crate) volumes: Mutex<BTreeMap<String, Arc<VolumeTask>>>,
     memory: Arc<DirtyMemory>,
     targets: Arc<TargetRegistry>,
     portal: Mutex<Option<Portal>>,
     addresses: Vec<SocketAddr>,
     /// One change of the catalog at a time.
-    changing: tokio::sync::Mutex<()>,
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl Gateway {
@@ -155,7 +155,7 @@ impl Gateway {
         Ok(Arc::new(Retrying::new(store, RetryPolicy::default(), self.seams.entropy.clone())))
     }
 
-    fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
+    pub(crate) fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
         match self.buckets.lock().get(name) {
             Some(Ok(bucket)) => Ok(bucket.clone()),
             Some(Err(why)) => {
@@ -180,18 +180,27 @@ impl Gateway {
         Ok(task)
     }
 
-    fn task(&self, row: VolumeRow) -> Result<Arc<VolumeTask>> {
+    pub(crate) fn task(&self, row: VolumeRow) -> Result<Arc<VolumeTask>> {
         let disk = self.disks.get(&row.disk).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
                 format!("there is no cache disk {:?} in the configuration", row.disk),
             )
         })?;
+        let env = self.env(&disk, self.bucket(&row.bucket)?);
+        let name = row.name.clone();
+        let task = VolumeTask::new(row, env, disk, self.targets.clone());
+        self.volumes.lock().insert(name, task.clone());
+        Ok(task)
+    }
+
+    /// What an image on a disk and in a bucket stands on.
+    pub(crate) fn env(&self, disk: &CacheDisk, bucket: Arc<dyn Bucket>) -> Env {
         let upload = &self.config.upload;
-        let env = Env {
+        Env {
             clock: self.seams.clock.clone(),
             spawn: self.seams.spawn.clone(),
-            bucket: self.bucket(&row.bucket)?,
+            bucket,
             journal: disk.journal.clone(),
             spool: disk.spool.clone(),
             cache: disk.cache.clone(),
@@ -207,11 +216,7 @@ impl Gateway {
                 spool_limit: disk.config.local_segments,
                 ..Options::default()
             },
-        };
-        let name = row.name.clone();
-        let task = VolumeTask::new(row, env, disk, self.targets.clone());
-        self.volumes.lock().insert(name, task.clone());
-        Ok(task)
+        }
     }
 
     fn volume(&self, name: &str) -> Result<Arc<VolumeTask>> {
@@ -322,14 +327,14 @@ impl Gateway {
         Ok(task.view())
     }
 
-    fn refuse_duplicate(&self, name: &str) -> Result<()> {
+    pub(crate) fn refuse_duplicate(&self, name: &str) -> Result<()> {
         match self.volumes.lock().contains_key(name) {
             true => Err(Error::new(ErrorKind::Exists, format!("a volume named {name:?} exists already"))),
             false => Ok(()),
         }
     }
 
-    fn target_name(&self, volume: &str) -> String {
+    pub(crate) fn target_name(&self, volume: &str) -> String {
         format!("{}:{}.{volume}", self.config.iscsi.prefix, self.config.name)
     }
 
@@ -401,26 +406,53 @@ impl Gateway {
         Ok(task.view())
     }
 
-    /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it.
+    /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it. One that another gateway owns
+    /// is only forgotten here; its fork, if there is one, stays.
     pub async fn release_volume(&self, name: &str) -> Result<()> {
         let _one = self.changing.lock().await;
         let task = self.volume(name)?;
-        let image = task.image().ok_or_else(|| crate::volume::not_open(name))?;
-        task.hide();
-        image.close().await?;
+        match task.image() {
+            Some(image) if is_fenced(&image) => {
+                task.hide();
+                task.abandon_image().await;
+            }
+            Some(image) => {
+                task.hide();
+                image.close().await?;
+            }
+            None if task.is_refused() => {}
+            None => return Err(crate::volume::not_open(name)),
+        }
         self.volumes.lock().remove(name);
         self.catalog.remove_volume(name)
     }
 
-    /// Deletes a volume and all its data, here and in the bucket.
+    /// Deletes a volume and all its data, here and in the bucket. `Fenced` if another gateway owns it; `Denied` while
+    /// volumes that were made from it exist.
     pub async fn delete_volume(&self, name: &str) -> Result<()> {
         let _one = self.changing.lock().await;
         let task = self.volume(name)?;
         let row = task.row();
         let store = self.bucket(&row.bucket)?;
+        if self.is_foreign(&task, &*store).await? {
+            return Err(Error::fenced(format!(
+                "volume {name:?} belongs to another gateway now: delete it there, or take it off this one with \
+                 `tidegate volume release {name}`"
+            )));
+        }
+        if let Some(clone) = image::clones_of(&*store, row.image).await?.first() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "volume {name:?} holds data of image {clone}, which was made from it: delete that one first"
+                ),
+            ));
+        }
+        let parents = parents(&*store, row.image).await?;
         task.hide();
         task.abandon().await;
         delete_image(&*store, row.image).await?;
+        image::unpin_clone(&*store, &parents, row.image).await?;
         if let Some(disk) = self.disks.get(&row.disk) {
             for file in disk.spool.list(row.image) {
                 disk.spool.remove(row.image, &file.name).await?;
@@ -429,6 +461,21 @@ impl Gateway {
         }
         self.volumes.lock().remove(name);
         self.catalog.remove_volume(name)
+    }
+
+    /// Whether another gateway's journal may hold what the volume's newest writes are.
+    async fn is_foreign(&self, task: &VolumeTask, store: &dyn Bucket) -> Result<bool> {
+        if let Some(image) = task.image() {
+            return Ok(is_fenced(&image));
+        }
+        match chain::load(store, task.image_id()).await {
+            Ok(loaded) => Ok(!loaded.chain.clean
+                && loaded
+                    .last_owner
+                    .is_some_and(|last| self.disks.values().all(|disk| disk.journal.id() != last.journal))),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
+            Err(e) => Err(e),
+        }
     }
 
     /// Everything an operator sees.
@@ -445,27 +492,6 @@ impl Gateway {
             sessions: self.targets.sessions().into_iter().map(session).collect(),
             events: self.events.newest(50),
         })
-    }
-
-    fn forks(&self) -> Vec<ForkView> {
-        let volumes = self.volumes.lock();
-        let mut views = Vec::new();
-        for (disk_name, disk) in &self.disks {
-            for image in disk.spool.owners() {
-                let task = volumes.values().find(|task| task.image_id() == image);
-                let name = task.map_or_else(|| image.to_string(), |task| task.row().name);
-                let current = task.and_then(|task| task.image()).and_then(|image| image.run_start());
-                for fork in image::forks(&disk.spool, image, current.unwrap_or(Epoch(u64::MAX))) {
-                    views.push(ForkView {
-                        name: format!("{name}@lost-{}", fork.epoch),
-                        image: image.to_string(),
-                        disk: disk_name.clone(),
-                        size: fork.size.0,
-                    });
-                }
-            }
-        }
-        views
     }
 
     /// Ends everything in good order: initiators are asked to go, volumes are closed as far as the time set allows, and
@@ -532,6 +558,26 @@ fn findings(report: &bucket::ProbeReport) -> Vec<String> {
     ]
 }
 
+fn is_fenced(image: &image::Image) -> bool {
+    image.usable().is_err_and(|e| e.kind() == ErrorKind::Fenced)
+}
+
+/// The images whose segments an image points at.
+async fn parents(store: &dyn Bucket, image: ImageId) -> Result<BTreeSet<ImageId>> {
+    match chain::load(store, image).await {
+        Ok(loaded) => Ok(loaded
+            .checkpoint
+            .table
+            .values()
+            .map(|row| row.origin)
+            .filter(|origin| *origin != image)
+            .collect()),
+        // What is gone or damaged is deleted all the same.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(BTreeSet::new()),
+        Err(e) => Err(e),
+    }
+}
+
 async fn find_image(store: &dyn Bucket, wanted: &str) -> Result<chain::ImageRecord> {
     if let Ok(id) = wanted.parse::<ImageId>() {
         return chain::read_image(store, id).await;
@@ -570,7 +616,7 @@ async fn delete_image(store: &dyn Bucket, image: ImageId) -> Result<()> {
     }
 }
 
-fn check_name(what: &str, name: &str) -> Result<()> {
+pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
     if is_name(name) {
         Ok(())
     } else {

@@ -6,6 +6,7 @@ mod catalog;
 mod config;
 mod disk;
 mod event;
+mod fork;
 mod gateway;
 mod target;
 mod view;
@@ -13,6 +14,7 @@ mod volume;
 
 pub use config::{Config, DiskConfig, IscsiConfig, UploadConfig};
 pub use event::EventView;
+pub use fork::OpenFork;
 pub use gateway::{AdoptVolume, CreateVolume, Gateway, Seams};
 pub use target::{Access, ChapUser};
 pub use view::{BucketView, DiskView, ForkView, GatewayView, ProbeView, SessionView, VolumeView};

@@ -1,1 +1,256 @@
-//! Tests of the gateway.
+//! Tests of the gateway: its configuration, the life of volumes, and two gateways that want the same one (A4; B03, X06).
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{ByteSize, ErrorKind, Span};
+use bytes::Bytes;
+use image::Image;
+use local::{OsEntropy, SystemClock, TokioSpawn};
+
+use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
+
+/// A directory that goes away with the test.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new(name: &str) -> Scratch {
+        let path = std::env::temp_dir().join(format!("tidegate-gateway-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Scratch(path)
+    }
+
+    fn url(&self) -> String {
+        format!("dir://{}", self.0.join("bucket").display())
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn config(home: &Path, name: &str, age: &str) -> Config {
+    let home = home.join(name).display().to_string();
+    Config::parse(&format!(
+        r#"
+        name = "{name}"
+        data = "{home}/data"
+        stop_within = "5 s"
+        memory = "16 MiB"
+        [[disk]]
+        name = "ssd"
+        path = "{home}/ssd"
+        journal = "128 MiB"
+        cache = "64 MiB"
+        [iscsi]
+        listen = ["127.0.0.1:0"]
+        threads = 1
+        [upload]
+        age = "{age}"
+        "#
+    ))
+    .unwrap()
+}
+
+async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
+    let seams = Seams {
+        clock: Arc::new(SystemClock),
+        entropy: Arc::new(OsEntropy),
+        spawn: Arc::new(TokioSpawn::new(tokio::runtime::Handle::current())),
+    };
+    // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
+    for _ in 0..100 {
+        match Gateway::start(config(home, name, age), seams.clone()).await {
+            Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
+            started => return started.unwrap(),
+        }
+    }
+    panic!("the directory of {name} did not come free");
+}
+
+fn wanted(name: &str, size: ByteSize) -> CreateVolume {
+    CreateVolume {
+        name: name.into(),
+        size: size.0,
+        bucket: None,
+        disk: None,
+        block_size: None,
+        access: Access::default(),
+    }
+}
+
+fn adopt(name: &str, accept_loss: Option<u64>) -> AdoptVolume {
+    AdoptVolume {
+        name: name.into(),
+        image: "vol1".into(),
+        bucket: None,
+        disk: None,
+        accept_loss,
+        access: Access::default(),
+    }
+}
+
+fn image(gateway: &Gateway, name: &str) -> Image {
+    gateway.volumes.lock()[name].image().unwrap()
+}
+
+async fn write(gateway: &Gateway, name: &str, start: u64, byte: u8) {
+    let image = image(gateway, name);
+    let admission = image.admit(4096).await.unwrap();
+    image.write(start, vec![Bytes::from(vec![byte; 4096])], false, admission).await.unwrap();
+}
+
+async fn byte(gateway: &Gateway, name: &str, sector: u64) -> u8 {
+    image(gateway, name).read(Span::new(sector, 1)).await.unwrap()[0][0]
+}
+
+#[test]
+fn configuration_is_checked() {
+    let good = "name = 'a'\ndata = '/d'\n[[disk]]\nname = 's'\npath = '/s'\n";
+    let config = Config::parse(good).unwrap();
+    assert_eq!(config.disks[0].journal, ByteSize::gib(4));
+    assert_eq!(config.upload.age, Duration::from_secs(2));
+    let full = format!(
+        "{good}journal = '1 GiB'\n[upload]\nsegment = '8 MiB'\nage = '500 ms'\ngrace = '10 min'\nparallel = 2\n"
+    );
+    let config = Config::parse(&full).unwrap();
+    assert_eq!(config.disks[0].journal, ByteSize::gib(1));
+    assert_eq!((config.upload.segment, config.upload.age), (ByteSize::mib(8), Duration::from_millis(500)));
+    assert_eq!(config.upload.grace, Duration::from_secs(600));
+    for (wrong, names) in [
+        (format!("{good}jurnal = '1 GiB'\n"), "jurnal"),
+        (format!("{good}[upload]\nsegments = '8 MiB'\n"), "segments"),
+        (format!("colour = 'red'\n{good}"), "colour"),
+        (format!("{good}journal = '1 parsec'\n"), "parsec"),
+        (format!("{good}journal = 5\n"), "journal"),
+        (format!("{good}[upload]\nage = '5 fortnights'\n"), "fortnights"),
+        (format!("{good}[upload]\nage = '5'\n"), "no time"),
+        (format!("{good}[upload]\nparallel = 0\n"), "parallel"),
+        (format!("{good}[[disk]]\nname = 's'\npath = '/t'\n"), "names and paths must differ"),
+        (good.replace("name = 'a'", "name = 'A b'"), "1 to 64 characters"),
+        ("name = 'a'\ndata = '/d'\ndisk = []\n".into(), "at least one"),
+    ] {
+        let refused = Config::parse(&wrong).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains(names), "{wrong}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_life_of_a_volume() {
+    let scratch = Scratch::new("life");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    let refused = one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap_err();
+    assert!(refused.to_string().contains("tidegate bucket add"), "{refused}");
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    let view = one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    assert_eq!((view.state.as_str(), view.size), ("open", 64 << 20));
+    let again = one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Exists);
+    for (name, size) in [("Vol", 1 << 20), ("ok", 0), ("ok", 1000), ("ok", 512 << 40)] {
+        let refused = one.create_volume(wanted(name, ByteSize(size))).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid, "{name} {size}");
+    }
+
+    write(&one, "vol1", 8, 7).await;
+    assert_eq!(one.resize_volume("vol1", 128 << 20).await.unwrap().size, 128 << 20);
+    write(&one, "vol1", (100 << 20) / 512, 9).await;
+    let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
+    let access = Access { chap: vec![user], ..Access::default() };
+    assert!(one.set_access("vol1", access).await.unwrap().chap);
+    let short = ChapUser { user: "alice".into(), secret: "short".into() };
+    let refused = one.set_access("vol1", Access { chap: vec![short], ..Access::default() }).await;
+    assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);
+
+    // Closed and started again, everything is as it was.
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    let view = one.show_volume("vol1").unwrap();
+    assert_eq!((view.size, view.chap), (128 << 20, true));
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+
+    // Let go of here, adopted there, and back.
+    one.release_volume("vol1").await.unwrap();
+    assert_eq!(one.show_volume("vol1").unwrap_err().kind(), ErrorKind::NotFound);
+    let two = gateway(&scratch.0, "two", "200 ms").await;
+    two.add_bucket("main", &scratch.url()).await.unwrap();
+    two.adopt_volume(adopt("mine", None)).await.unwrap();
+    assert_eq!(byte(&two, "mine", (100 << 20) / 512).await, 9);
+    write(&two, "mine", 8, 8).await;
+    two.release_volume("mine").await.unwrap();
+    one.adopt_volume(adopt("vol1", None)).await.unwrap();
+    assert_eq!(byte(&one, "vol1", 8).await, 8);
+    assert_eq!(one.show_volume("vol1").unwrap().size, 128 << 20);
+
+    one.delete_volume("vol1").await.unwrap();
+    assert!(one.volumes().is_empty());
+    assert_eq!(two.adopt_volume(adopt("vol1", None)).await.unwrap_err().kind(), ErrorKind::NotFound);
+    one.stop(|_| ()).await.unwrap();
+    two.stop(|_| ()).await.unwrap();
+}
+
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..300 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("it did not happen within 30 seconds");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_gateways_want_one_volume() {
+    let scratch = Scratch::new("two");
+    // The older one uploads by hand only.
+    let old = gateway(&scratch.0, "old", "1 h").await;
+    old.add_bucket("main", &scratch.url()).await.unwrap();
+    old.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&old, "vol1", 0, 1).await;
+    old.drain_volume("vol1").await.unwrap();
+    write(&old, "vol1", 0, 2).await;
+    write(&old, "vol1", 64, 2).await;
+
+    let new = gateway(&scratch.0, "new", "200 ms").await;
+    new.add_bucket("main", &scratch.url()).await.unwrap();
+    let refused = new.adopt_volume(adopt("vol1", None)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(
+        refused.to_string().contains("\"old\"") && refused.to_string().ends_with("accept-loss 1"),
+        "{refused}"
+    );
+    assert_eq!(new.adopt_volume(adopt("vol1", Some(7))).await.unwrap_err().kind(), ErrorKind::Denied);
+    new.adopt_volume(adopt("vol1", Some(1))).await.unwrap();
+    assert_eq!((byte(&new, "vol1", 0).await, byte(&new, "vol1", 64).await), (1, 0));
+    write(&new, "vol1", 0, 3).await;
+
+    // The older one finds out though nobody asks it anything, and says what it still has.
+    until(|| old.show_volume("vol1").unwrap().state == "fenced").await;
+    until(|| old.view().unwrap().forks.iter().any(|f| f.name == "vol1@lost-1" && f.size > 0)).await;
+    assert_eq!(old.delete_volume("vol1").await.unwrap_err().kind(), ErrorKind::Fenced);
+    let rescued = OpenFork { name: "rescued".into(), access: Access::default() };
+    assert_eq!(old.open_fork("vol1@lost-9", rescued.clone()).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let view = old.open_fork("vol1@lost-1", rescued).await.unwrap();
+    assert_eq!((view.state.as_str(), view.size), ("open", 64 << 20));
+    assert_eq!((byte(&old, "rescued", 0).await, byte(&old, "rescued", 64).await), (2, 2));
+    assert_eq!(byte(&new, "vol1", 0).await, 3);
+
+    // What it was made from stays while it needs it.
+    let refused = new.delete_volume("vol1").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(refused.to_string().contains(&view.image), "{refused}");
+    old.discard_fork("vol1@lost-1").await.unwrap();
+    assert!(old.forks().is_empty());
+    old.release_volume("vol1").await.unwrap();
+    old.delete_volume("rescued").await.unwrap();
+    new.delete_volume("vol1").await.unwrap();
+    old.stop(|_| ()).await.unwrap();
+    new.stop(|_| ()).await.unwrap();
+}

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{Epoch, ErrorKind, ImageId, Result};
+use futures_util::future::{AbortHandle, abortable};
 use image::{Condition, Env, Image, OpenRequest, Status};
 use parking_lot::Mutex;
 use portal::Volume;
@@ -44,6 +45,16 @@ struct Opened {
     image: Image,
     unit: Arc<LogicalUnit>,
     device: Arc<TargetDevice>,
+    _background: Arc<Background>,
+}
+
+/// Work that ends when this is dropped.
+struct Background(AbortHandle);
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl VolumeTask {
@@ -106,11 +117,17 @@ impl VolumeTask {
         .await?;
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
-        let background = unit.clone();
-        self.env.spawn.spawn("logical-unit", Box::pin(async move { background.background().await }));
+        let background = Arc::new(self.keep_up(unit.clone()));
         self.targets.add(target(&row, device.clone())?)?;
-        *self.state.lock() = State::Open(Box::new(Opened { image, unit, device }));
+        *self.state.lock() = State::Open(Box::new(Opened { image, unit, device, _background: background }));
         Ok(())
+    }
+
+    /// Carries on the unit's own work until the result is dropped: the work holds the image, which would never end otherwise.
+    fn keep_up(&self, unit: Arc<LogicalUnit>) -> Background {
+        let (work, handle) = abortable(async move { unit.background().await });
+        self.env.spawn.spawn("logical-unit", Box::pin(async move { work.await.unwrap_or_default() }));
+        Background(handle)
     }
 
     fn opened(&self) -> Option<Opened> {
@@ -118,6 +135,11 @@ impl VolumeTask {
             State::Open(opened) => Some(Opened::clone(opened)),
             _ => None,
         }
+    }
+
+    /// Whether it will not open by itself.
+    pub fn is_refused(&self) -> bool {
+        matches!(*self.state.lock(), State::Refused(_))
     }
 
     /// The image, if it is open.

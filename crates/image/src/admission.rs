@@ -41,13 +41,16 @@ const SLOWEST: f64 = 256.0 * 1024.0;
 
 impl Core {
     /// How full the scarcer of the journal and the image's own local space is, 0 to 1.
+    ///
+    /// The image's own space holds all that it has not uploaded, wherever that lies now: so whatever it has in the journal can
+    /// move to local segments when others need the room, and an image whose bucket is dead comes to its own limit, never theirs.
     fn fullness(&self) -> f64 {
         let usage = self.env.journal.usage();
         let journal = usage.used as f64 / usage.capacity.max(1) as f64;
-        let spooled = self.progress.lock().spooled_bytes as f64;
-        // The journal fills only once local segments cannot take what the bucket does not.
-        let spool = spooled / self.env.options.spool_limit.0.max(1) as f64;
-        if spool >= FULL { journal.max(spool) } else { journal.max(spool * FULL) }
+        let own_limit = self.env.options.spool_limit.0.max(usage.capacity / 8).max(1);
+        let unsealed = self.backlog.lock().bytes;
+        let dirty = self.progress.lock().dirty_bytes + unsealed;
+        journal.max(dirty as f64 / own_limit as f64)
     }
 
     pub fn try_admit(&self, bytes: u64) -> Option<Admission> {
@@ -87,8 +90,9 @@ impl Core {
         loop {
             self.usable()?;
             let fullness = self.fullness();
-            if fullness < FULL {
-                let turn = self.pace(bytes, fullness);
+            if fullness < FULL
+                && let Some(turn) = self.pace(bytes, fullness)
+            {
                 tokio::time::sleep_until(turn).await;
                 return self.reserve(bytes).await;
             }
@@ -116,15 +120,19 @@ impl Core {
         std::iter::repeat_n(most, whole).chain(rest)
     }
 
-    /// The moment at which a write of `bytes` may go: the fuller, the closer to the rate at which room comes back.
-    fn pace(&self, bytes: u64, fullness: f64) -> Instant {
+    /// The moment at which a write of `bytes` may go: the fuller, the closer to the rate at which room comes back. `None`
+    /// while that is too far off: turns given to writes that give up waiting would be lost to those that come later.
+    fn pace(&self, bytes: u64, fullness: f64) -> Option<Instant> {
         let now = Instant::now();
         let slack = ((FULL - fullness) / (FULL - PACED_FROM)).clamp(0.0, 1.0);
         let drain = self.progress.lock().rate();
         let rate = (drain * (0.5 + 2.0 * slack)).max(SLOWEST) + 64e6 * slack * slack;
         let mut next = self.pacer.next.lock();
         let turn = next.map_or(now, |next| next.max(now));
+        if turn > now + self.env.options.admit_within / 2 {
+            return None;
+        }
         *next = Some(turn + Duration::from_secs_f64(bytes as f64 / rate));
-        turn
+        Some(turn)
     }
 }

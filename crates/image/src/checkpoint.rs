@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{Error, ErrorKind, Result, Seq, Span, checksum};
+use base::{Error, ErrorKind, ImageId, Result, Seq, Span, checksum};
 use bytes::Bytes;
 use chain::{Checkpoint, ExtentMap, Ownership, Page, PageRef, Position, RowId, Table, Target, name};
 
@@ -73,7 +73,7 @@ impl Plan {
 
     /// Writes it. Nothing refers to it before the root is put, and the root is put last.
     pub async fn make(mut self, core: &Core, own: &Ownership) -> Result<Made> {
-        let mut writer = PageWriter { own, core, place: self.root.position, part: 0, object: Vec::new() };
+        let mut writer = PageWriter::new(own, core.id, self.root.position);
         let mut replacements = Vec::new();
         let mut unlinked = BTreeMap::new();
         let mut at = 0;
@@ -159,7 +159,11 @@ fn merge(
             target => map.insert(span, target, displaced),
         }
     }
-    // A run of zeroes can be longer than a page entry can say.
+    page_runs(&map)
+}
+
+/// The runs as page entries: a run of zeroes can be longer than an entry can say.
+pub(crate) fn page_runs(map: &ExtentMap<Target>) -> Vec<(Span, Target)> {
     let mut runs = Vec::with_capacity(map.len());
     for (span, target) in map.iter() {
         let mut left = span;
@@ -182,16 +186,24 @@ fn new_places(old: &[PageRef], replacements: &[Replacement]) -> Vec<PageRef> {
 }
 
 /// Collects encoded pages into objects.
-struct PageWriter<'a> {
+pub(crate) struct PageWriter<'a> {
     own: &'a Ownership,
-    core: &'a Core,
+    image: ImageId,
     place: Position,
     part: u32,
     object: Vec<u8>,
 }
 
-impl PageWriter<'_> {
-    async fn pages(&mut self, start: u64, runs: Vec<(Span, Target)>) -> Result<Vec<(PageRef, Arc<Page>)>> {
+impl<'a> PageWriter<'a> {
+    pub fn new(own: &'a Ownership, image: ImageId, place: Position) -> PageWriter<'a> {
+        PageWriter { own, image, place, part: 0, object: Vec::new() }
+    }
+
+    pub async fn pages(
+        &mut self,
+        start: u64,
+        runs: Vec<(Span, Target)>,
+    ) -> Result<Vec<(PageRef, Arc<Page>)>> {
         let mut pages = Vec::new();
         for (i, chunk) in runs.chunks(PAGE_RUNS * 3 / 4).enumerate() {
             let first = if i == 0 { start } else { chunk[0].0.start };
@@ -216,11 +228,11 @@ impl PageWriter<'_> {
         Ok(pages)
     }
 
-    async fn flush(&mut self) -> Result<()> {
+    pub async fn flush(&mut self) -> Result<()> {
         if self.object.is_empty() {
             return Ok(());
         }
-        let key = name::pages(self.core.id, self.own.epoch(), self.place.number, self.part);
+        let key = name::pages(self.image, self.own.epoch(), self.place.number, self.part);
         let body = Bytes::from(std::mem::take(&mut self.object));
         self.part += 1;
         self.own.put_object(&key, body).await.map_err(|e| match e.kind() {

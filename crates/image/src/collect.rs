@@ -7,9 +7,9 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use base::{Epoch, ImageId, Number, Result};
+use base::{Epoch, ErrorKind, ImageId, Number, Result};
 use bucket::{Bucket, Key};
-use chain::{Checkpoint, Header, Ownership, name};
+use chain::{Checkpoint, Header, Ownership, Pin, name};
 use tokio::time::Instant;
 
 use crate::core::Core;
@@ -47,10 +47,14 @@ impl Garbage {
     /// Lists what only checkpoints before `older` could need.
     pub async fn find(bucket: &dyn Bucket, image: ImageId, older: &Kept, newer: &Kept) -> Result<Garbage> {
         let mut garbage = Garbage::default();
+        let pinned = pinned(bucket, image).await?;
         each(bucket, &name::segments(image), |key| {
             let (number, epoch) = name::parse_segment(key)?;
             let place = (epoch, number);
-            if number <= older.number && !older.segments.contains(&place) && !newer.segments.contains(&place)
+            if number <= older.number
+                && !older.segments.contains(&place)
+                && !newer.segments.contains(&place)
+                && !pinned.segments.contains(&place)
             {
                 garbage.segments.push(place);
             }
@@ -67,7 +71,11 @@ impl Garbage {
         .await?;
         each(bucket, &name::all_pages(image), |key| {
             let place = name::parse_pages(key)?;
-            if place.0 < older.number && !older.pages.contains(&place) && !newer.pages.contains(&place) {
+            if place.0 < older.number
+                && !older.pages.contains(&place)
+                && !newer.pages.contains(&place)
+                && !pinned.pages.contains(&place)
+            {
                 indexes.push(key.clone());
             }
             Ok(true)
@@ -76,6 +84,23 @@ impl Garbage {
         garbage.indexes = indexes;
         Ok(garbage)
     }
+}
+
+/// What the pins of an image keep. An unreadable pin stops the collection: what it names is not known.
+async fn pinned(bucket: &dyn Bucket, image: ImageId) -> Result<Kept> {
+    let mut all = Kept { number: Number(0), segments: BTreeSet::new(), pages: BTreeSet::new() };
+    for (key, _, _) in chain::list_pins(bucket, image).await? {
+        let pin = match Pin::read(bucket, &key).await {
+            Ok(pin) => pin,
+            Err(e) if e.kind() == ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        let kept = Kept::of(&pin.root);
+        all.segments.extend(kept.segments);
+        all.segments.extend(pin.members);
+        all.pages.extend(kept.pages);
+    }
+    Ok(all)
 }
 
 /// Shows every key below a prefix to `visit`, until it says that it has seen enough.

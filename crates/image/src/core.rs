@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use crate::admission::{Admission, Pacer};
 use crate::destage::Request;
 use crate::dirty::{DirtyRecord, join, slice_parts};
-use crate::env::{Env, Event, Severity};
+use crate::env::{Env, Event, Options, Severity};
 use crate::fetch::InFlight;
 use crate::layers::{Layers, Source};
 use crate::lock::RangeLocks;
@@ -44,9 +44,6 @@ pub(crate) struct Front {
     pub committed: Seq,
     /// Records that are visible already, before their sync, because the write cache is on.
     volatile: BTreeMap<Seq, Arc<DirtyRecord>>,
-    /// The place in the journal, from opening to the end of background work. The journal holds on to this image
-    /// as long as it is there.
-    pub journal: Option<OwnerHandle>,
 }
 
 /// Committed records that no segment has taken yet, oldest first.
@@ -54,6 +51,24 @@ pub(crate) struct Front {
 pub(crate) struct Backlog {
     pub queue: VecDeque<Arc<DirtyRecord>>,
     pub bytes: u64,
+}
+
+/// A segment has at most so many records.
+pub(crate) const SEGMENT_RECORDS: usize = 16_384;
+
+impl Backlog {
+    /// Whether there is enough for a segment.
+    pub fn fills_segment(&self, options: &Options) -> bool {
+        self.bytes >= options.segment.0 || self.queue.len() >= SEGMENT_RECORDS
+    }
+
+    /// Adds records; says whether the destage loop has to look: it knows itself when those it has seen are old enough.
+    fn extend(&mut self, records: Vec<Arc<DirtyRecord>>, options: &Options) -> bool {
+        let (was_empty, was_full) = (self.queue.is_empty(), self.fills_segment(options));
+        self.bytes += records.iter().map(|r| r.bytes).sum::<u64>();
+        self.queue.extend(records);
+        was_empty || (!was_full && self.fills_segment(options))
+    }
 }
 
 /// What an image is made of; the destage loop and every handle share it.
@@ -65,6 +80,7 @@ pub(crate) struct Core {
     pub run_start: Epoch,
     pub block_size: u32,
     pub layers: RwLock<Layers>,
+    pub journal: OnceLock<OwnerHandle>,
     pub front: Mutex<Front>,
     pub backlog: Mutex<Backlog>,
     pub states: Mutex<BTreeMap<String, Bytes>>,
@@ -91,7 +107,7 @@ pub(crate) const SIZE_STATE: &str = "size";
 
 impl Front {
     pub fn new(last: Seq) -> Front {
-        Front { next: last.next(), committed: last, volatile: BTreeMap::new(), journal: None }
+        Front { next: last.next(), committed: last, volatile: BTreeMap::new() }
     }
 }
 
@@ -114,14 +130,6 @@ impl Core {
         }
         drop(condition);
         self.wake.notify_one();
-    }
-
-    /// Lets go of the journal; what it holds of this image stays there until it is opened again.
-    pub fn detach(&self) {
-        let journal = self.front.lock().journal.take();
-        if let Some(journal) = journal {
-            journal.detach();
-        }
     }
 
     pub fn report(&self, severity: Severity, text: String) {
@@ -153,7 +161,7 @@ impl Core {
         let visible = early.then(|| payload.clone());
         let record = Record { epoch: self.epoch, seq, kind, span, payload };
         let ended = || Error::new(ErrorKind::Unavailable, "the volume has ended");
-        let journal = front.journal.as_ref().ok_or_else(ended)?;
+        let journal = self.journal.get().ok_or_else(ended)?;
         match admission.reservation {
             Some(room) => journal.append_reserved(record, room, Some(done))?,
             None => journal.append(record, Some(done))?,
@@ -213,13 +221,9 @@ impl Owner for Core {
         let mut layers = self.layers.write();
         fresh.iter().for_each(|record| layers.publish(record));
         drop(layers);
-        let mut backlog = self.backlog.lock();
-        for record in records {
-            backlog.bytes += record.bytes;
-            backlog.queue.push_back(record);
+        if self.backlog.lock().extend(records, &self.env.options) {
+            self.wake.notify_one();
         }
-        drop(backlog);
-        self.wake.notify_one();
         self.committed.notify_waiters();
     }
 
@@ -516,20 +520,14 @@ impl Image {
         self.request(Request::Halt).await
     }
 
-    /// Takes an image apart whose background work was killed, as the end of a process does.
-    pub fn forget(&self) {
-        self.core.stop_serving(Condition::Closed);
-        self.core.detach();
-    }
-
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
         let (answer, answered) = oneshot::channel();
         let gone = || Error::new(ErrorKind::Unavailable, "the volume's background work has ended");
-        self.core
-            .requests
-            .send(make(answer))
-            .map_err(|e| Error::caused(ErrorKind::Unavailable, "closed", e))?;
-        answered.await.unwrap_or_else(|_| self.core.usable().and_then(|()| Err(gone())))
+        let ended = || self.core.usable().and_then(|()| Err(gone()));
+        if self.core.requests.send(make(answer)).is_err() {
+            return ended();
+        }
+        answered.await.unwrap_or_else(|_| ended())
     }
 
     /// What an operator wants to know.

@@ -10,20 +10,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq, Span};
-use bytes::Bytes;
-use chain::{ExtentMap, HeaderDraft, Kind, Ownership, Piece, Position, Sealed, SegmentDraft, StateChange};
+use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq};
+use chain::{HeaderDraft, Kind, Ownership, Position, Sealed, SegmentDraft};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use local::RecordKind;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::checkpoint::{Made, Plan};
 use crate::collect::Collector;
-use crate::core::{Core, decode_state};
-use crate::dirty::{DirtyRecord, SpooledSegment, join, slice_parts};
+use crate::core::{Core, SEGMENT_RECORDS};
+use crate::courtesy::Courtesy;
+use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
+use crate::gather::gather;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::status::Condition;
 
@@ -42,7 +42,7 @@ struct Waiter {
     answer: oneshot::Sender<Result<()>>,
 }
 
-type PutDone = (Number, Result<Arc<Sealed>>);
+type PutDone = (Number, Result<()>);
 
 /// See the module.
 pub(crate) struct Destager {
@@ -67,6 +67,7 @@ pub(crate) struct Destager {
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
+    courtesy: Courtesy,
     waiters: Vec<Waiter>,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
@@ -112,20 +113,24 @@ impl Destager {
             puts: FuturesUnordered::new(),
             check: None,
             checkpoint: None,
+            courtesy: Courtesy::new(now),
             waiters: Vec::new(),
             closing: None,
             close_sealed: false,
         }
     }
 
-    /// Runs until the image is closed, halted, fenced or fails.
+    /// Runs until the image is closed, halted, fenced or fails; then the journal knows it no more, and it can be opened
+    /// again.
     pub async fn run(self) {
-        let core = self.core.clone();
-        self.run_to_the_end().await;
-        core.detach();
+        let journal = self.core.journal.get().cloned();
+        self.work().await;
+        if let Some(journal) = journal {
+            journal.detach();
+        }
     }
 
-    async fn run_to_the_end(mut self) {
+    async fn work(mut self) {
         loop {
             let stop = match self.advance().await {
                 Ok(deadline) => {
@@ -205,6 +210,7 @@ impl Destager {
             // The journal failed or the handle was halted: what is committed may still be uploaded by the next open.
             return Ok(now + Duration::from_secs(3600));
         }
+        self.courtesy.observe(self.core.front.lock().committed, now);
         self.seal_what_is_due().await?;
         self.spool_under_pressure().await?;
         self.start_puts();
@@ -227,12 +233,41 @@ impl Destager {
         } else {
             Some(now + Duration::from_millis(200))
         };
+        let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.rest_ends(now)).flatten();
         retry
             .chain(age)
+            .chain(rest)
             .chain([self.next_check])
             .min()
             .unwrap_or(self.next_check)
             .max(now + Duration::from_millis(1))
+    }
+
+    /// How many puts there may be at a time.
+    fn puts_allowed(&self, now: Instant) -> usize {
+        let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
+        if patience && self.courtesy.makes_way(self.fullness(), self.waited(), now) {
+            usize::from(self.courtesy.rested(now))
+        } else {
+            self.core.env.options.puts
+        }
+    }
+
+    /// How long the oldest data sealed has waited.
+    fn waited(&self) -> Duration {
+        let now = self.core.env.clock.now();
+        Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
+    }
+
+    /// How full the journal is, from 0 to 1.
+    fn fullness(&self) -> f64 {
+        let usage = self.core.env.journal.usage();
+        usage.used as f64 / usage.capacity.max(1) as f64
+    }
+
+    /// When the oldest client record that does not count yet was accepted.
+    fn oldest(&self) -> Option<base::UnixMillis> {
+        self.outgoing.iter().find_map(|o| o.oldest)
     }
 
     fn draining(&self) -> bool {
@@ -243,14 +278,14 @@ impl Destager {
         let backlog = self.core.backlog.lock();
         let Some(oldest) = backlog.queue.front() else { return false };
         let age = self.core.env.clock.now().saturating_sub(oldest.accepted);
-        backlog.bytes >= self.core.env.options.segment.0
-            || backlog.queue.len() >= 16_384
+        backlog.fills_segment(&self.core.env.options)
             || age >= self.core.env.options.segment_age.as_millis() as u64
             || self.draining()
     }
 
     async fn seal_what_is_due(&mut self) -> Result<()> {
-        let room = self.core.env.options.puts + 1;
+        // No more is sealed than can be put soon: sealing takes time of the processors that clients may need.
+        let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
             let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
             if in_memory >= room && !self.pressed() {
@@ -292,7 +327,7 @@ impl Destager {
         if first != self.sealed_seq.next() {
             return Err(Error::internal(format!("record {first} would be sealed after {}", self.sealed_seq)));
         }
-        let content = self.gather(&records).await?;
+        let content = gather(&self.core.env.journal, &records).await?;
         let dirty = records.iter().map(|r| r.bytes).sum();
         let draft = self.draft(Kind::Data, first, last);
         self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
@@ -305,7 +340,7 @@ impl Destager {
         let mut bytes = 0;
         while let Some(record) = backlog.queue.front() {
             if !taken.is_empty()
-                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= 16_384)
+                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= SEGMENT_RECORDS)
             {
                 break;
             }
@@ -314,43 +349,6 @@ impl Destager {
         }
         backlog.bytes -= bytes;
         taken
-    }
-
-    /// The whole effect of a run of records: later ones replace what they cover of earlier ones.
-    async fn gather(&mut self, records: &[Arc<DirtyRecord>]) -> Result<SegmentDraft> {
-        let mut effect: ExtentMap<Effect> = ExtentMap::new();
-        let mut draft = SegmentDraft::default();
-        for record in records {
-            match record.kind {
-                RecordKind::Data => effect.insert(record.span, Effect::Data(record.clone(), 0), |_, _| ()),
-                RecordKind::Zero => effect.insert(record.span, Effect::Zero, |_, _| ()),
-                RecordKind::Discard => effect.insert(record.span, Effect::Hole, |_, _| ()),
-                RecordKind::State => {
-                    let payload = join(self.core.record_data(record).await?);
-                    let (name, value) = decode_state(&payload)?;
-                    draft.state(StateChange { name, value });
-                }
-                RecordKind::Namespace | RecordKind::Barrier => {}
-            }
-        }
-        let runs: Vec<(Span, Effect)> = effect.iter().map(|(span, e)| (span, e.clone())).collect();
-        let mut together = Together::default();
-        for (span, effect) in runs {
-            match effect {
-                Effect::Data(record, skip) => {
-                    let parts = self.core.record_data(&record).await?;
-                    let mut cut = Vec::with_capacity(parts.len());
-                    slice_parts(&parts, skip * base::SECTOR, span.bytes(), &mut cut);
-                    together.add(span, cut, &mut draft);
-                }
-                Effect::Zero | Effect::Hole => {
-                    together.flush(&mut draft);
-                    draft.empty(span, matches!(effect, Effect::Zero));
-                }
-            }
-        }
-        together.flush(&mut draft);
-        Ok(draft)
     }
 
     async fn seal_inherited(&mut self, segment: Arc<SpooledSegment>) -> Result<()> {
@@ -389,10 +387,8 @@ impl Destager {
 
     /// Whether the journal is so full that segments must not wait for the bucket.
     fn pressed(&self) -> bool {
-        let usage = self.core.env.journal.usage();
-        let full = usage.used as f64 / usage.capacity.max(1) as f64;
         let spooled = self.core.progress.lock().spooled_bytes;
-        full > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
+        self.fullness() > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
     }
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
@@ -435,15 +431,18 @@ impl Destager {
     }
 
     fn release(&self, upto: Seq) {
-        if let Some(journal) = &self.core.front.lock().journal {
+        if let Some(journal) = self.core.journal.get() {
             journal.release(upto);
         }
     }
 
     fn start_puts(&mut self) {
         let now = Instant::now();
+        let most = self.puts_allowed(now);
+        // While the journal has room, what was uploaded is kept in the cache whatever it takes; later room comes first.
+        let patient = !self.pressed();
         for out in &mut self.outgoing {
-            if self.puts.len() >= self.core.env.options.puts {
+            if self.puts.len() >= most {
                 return;
             }
             let Put::Idle(not_before, failures) = out.put else { continue };
@@ -451,20 +450,27 @@ impl Destager {
                 continue;
             }
             out.put = Put::Flying(failures);
+            self.courtesy.began(now);
             let (core, own) = (self.core.clone(), self.own.clone());
             let (body, draft, number) = (out.body_ref(), out.draft, out.header.position.number);
             self.puts.push(Box::pin(async move {
                 let put = async {
                     let sealed = Outgoing::load(&core, body, draft).await?;
-                    own.put_segment(&sealed).await?;
-                    Ok(sealed)
+                    let fill = async {
+                        if failures == 0 {
+                            // A cache that is stuck must not hold up what is put.
+                            let _ = tokio::time::timeout(FILL, core.keep(&sealed, patient)).await;
+                        }
+                    };
+                    // Its bytes are in the cache when the map begins to point there.
+                    futures_util::future::join(own.put_segment(&sealed), fill).await.0
                 };
                 (number, put.await)
             }));
         }
     }
 
-    fn put_done(&mut self, number: Number, result: Result<Arc<Sealed>>) -> Result<()> {
+    fn put_done(&mut self, number: Number, result: Result<()>) -> Result<()> {
         let Some(out) = self.outgoing.iter_mut().find(|o| o.header.position.number == number) else {
             return Err(Error::internal(format!("segment {number} came back but was not sent")));
         };
@@ -472,14 +478,14 @@ impl Destager {
             return Err(Error::internal(format!("segment {number} came back twice")));
         };
         match result {
-            Ok(sealed) => {
+            Ok(()) => {
                 out.put = Put::Done;
+                self.courtesy.ended(Instant::now());
                 let size = out.size;
                 let mut progress = self.core.progress.lock();
                 progress.uploaded += size;
                 progress.trouble = None;
                 drop(progress);
-                self.keep_clean(sealed);
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
@@ -492,13 +498,6 @@ impl Destager {
                 Ok(())
             }
         }
-    }
-
-    /// What was uploaded stays in the cache, off this loop.
-    fn keep_clean(&self, sealed: Arc<Sealed>) {
-        let core = self.core.clone();
-        let keep = async move { core.keep(core.id, &sealed.header, &sealed.payload.parts()[1..]) };
-        self.core.env.spawn.spawn("cache-fill", Box::pin(keep));
     }
 
     fn trouble(&self, text: String) {
@@ -658,11 +657,7 @@ impl Destager {
         let mut progress = self.core.progress.lock();
         progress.dirty_bytes = self.outgoing.iter().map(|o| o.dirty).sum::<u64>()
             + self.inherited.iter().map(|s| s.bytes).sum::<u64>();
-        progress.oldest_dirty = self
-            .outgoing
-            .iter()
-            .find_map(|o| o.oldest)
-            .or_else(|| self.inherited.front().map(|s| s.header.created));
+        progress.oldest_dirty = self.oldest().or_else(|| self.inherited.front().map(|s| s.header.created));
     }
 
     fn answer_all(&mut self, result: Result<()>) {
@@ -702,11 +697,14 @@ impl Destager {
             committed.as_mut().enable();
             {
                 let front = self.core.front.lock();
-                if front.committed.next() == front.next {
+                if front.committed.next() == front.next || self.core.env.journal.poisoned().is_some() {
                     break;
                 }
             }
             committed.await;
+        }
+        while let Some(segment) = self.inherited.pop_front() {
+            self.seal_inherited(segment).await?;
         }
         while !self.core.backlog.lock().queue.is_empty() {
             self.seal_records().await?;
@@ -718,54 +716,8 @@ impl Destager {
     }
 }
 
-/// What a run of sectors becomes.
-#[derive(Clone)]
-enum Effect {
-    Data(Arc<DirtyRecord>, u64),
-    Zero,
-    Hole,
-}
-
-impl Piece for Effect {
-    fn advance(&self, sectors: u64) -> Effect {
-        match self {
-            Effect::Data(record, skip) => Effect::Data(record.clone(), skip + sectors),
-            other => other.clone(),
-        }
-    }
-}
-
-/// Neighbouring runs put together, so that a sequential writer of small blocks gets large frames.
-#[derive(Default)]
-struct Together {
-    start: u64,
-    parts: Vec<Bytes>,
-    bytes: u64,
-}
-
-impl Together {
-    fn add(&mut self, span: Span, parts: Vec<Bytes>, draft: &mut SegmentDraft) {
-        let follows = self.start + self.bytes / base::SECTOR == span.start;
-        // One large part that is contiguous anyway is best taken as it is.
-        if !self.parts.is_empty()
-            && (!follows || self.bytes >= 1 << 20 || self.bytes.is_multiple_of(64 << 10))
-        {
-            self.flush(draft);
-        }
-        if self.parts.is_empty() {
-            self.start = span.start;
-        }
-        self.bytes += span.bytes();
-        self.parts.extend(parts);
-    }
-
-    fn flush(&mut self, draft: &mut SegmentDraft) {
-        if !self.parts.is_empty() {
-            draft.data(self.start, join(std::mem::take(&mut self.parts)));
-        }
-        self.bytes = 0;
-    }
-}
+/// How long the put of a segment may wait for the cache to take it too.
+const FILL: Duration = Duration::from_secs(2);
 
 /// A future that may not be there.
 async fn maybe<T>(slot: &mut Option<BoxFuture<'static, T>>) -> Option<T> {

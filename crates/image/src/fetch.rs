@@ -1,19 +1,22 @@
 //! Bringing bytes from wherever they are, each checked before use.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
+use bucket::Bucket;
 use bytes::Bytes;
-use chain::{Page, PageRef, decode_frame, name};
+use chain::{Codec, Page, PageRef, Sealed, decode_frame, name};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use local::{LineKey, Lookup};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::watch;
 
 use crate::core::Core;
 use crate::dirty::{DirtyRecord, SpooledSegment, slice_parts};
 use crate::env::Severity;
+use crate::gather::payload;
 use crate::layers::{Source, StoredFrame, push_frame, push_zeroes};
 
 /// The most bytes of neighbouring frames that one get brings.
@@ -26,8 +29,7 @@ const TRIES: usize = 5;
 /// Frames that are being fetched, so that two readers do not fetch one twice.
 #[derive(Debug, Default)]
 pub(crate) struct InFlight {
-    frames: Mutex<BTreeSet<LineKey>>,
-    done: Notify,
+    frames: Mutex<BTreeMap<LineKey, Coming>>,
 }
 
 impl StoredFrame {
@@ -109,28 +111,13 @@ impl Core {
     }
 
     async fn fetch_page(&self, place: PageRef) -> Result<Page> {
-        let key = name::pages(self.id, place.epoch, place.number, place.part);
-        let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
-        let mut last = None;
-        for _ in 0..2 {
-            let read = async {
-                let bytes = self.env.bucket.get(&key, Some(range.clone())).await?;
-                if checksum::crc64(&bytes) != place.crc64 {
-                    return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
-                }
-                Page::decode(&bytes)
-            };
-            match read.await {
-                Ok(page) => return Ok(page),
-                Err(e) if e.kind() == ErrorKind::Corrupt => last = Some(e),
-                Err(e) => return Err(e.within(format!("{key} at offset {}", place.offset))),
-            }
+        let read = fetch_page(&*self.env.bucket, self.id, place).await;
+        if let Err(e) = &read
+            && e.kind() == ErrorKind::Corrupt
+        {
+            self.report(Severity::Error, format!("part of the map cannot be read: {e}"));
         }
-        let error = last
-            .expect("the loop ends here only with a corrupt page")
-            .within(format!("{key} at offset {}", place.offset));
-        self.report(Severity::Error, format!("part of the map cannot be read: {error}"));
-        Err(error)
+        read
     }
 
     /// Reads from wherever the bytes are, waiting as needed.
@@ -181,14 +168,19 @@ impl Core {
     }
 
     async fn collect(self: &Arc<Self>, pieces: &[(Span, Source)]) -> Result<Vec<Bytes>> {
-        let wanted: Vec<StoredFrame> = pieces
-            .iter()
-            .filter_map(|(_, source)| match source {
-                Source::Stored { frame, .. } => Some(*frame),
-                _ => None,
-            })
-            .collect();
-        let mut frames = self.frames(wanted).await?.into_iter();
+        // From the cache just what is asked for; from the bucket whole frames, all at a time.
+        let mut hits = Vec::with_capacity(pieces.len());
+        let mut absent = Vec::new();
+        for (run, source) in pieces {
+            let Source::Stored { frame, skip } = source else { continue };
+            let (offset, len) = ((skip * base::SECTOR) as usize, run.bytes() as usize);
+            let hit = self.env.cache.read(frame.key(), offset, len).await;
+            if hit.is_none() {
+                absent.push(*frame);
+            }
+            hits.push(hit);
+        }
+        let (mut hits, mut frames) = (hits.into_iter(), self.fetch(absent).await?.into_iter());
         let mut out = Vec::with_capacity(pieces.len());
         for (run, source) in pieces {
             match source {
@@ -200,10 +192,13 @@ impl Core {
                 Source::Spooled { segment, frame, skip } => {
                     push_frame(&mut out, self.spooled_frame(segment, *frame).await?, *skip, run.count);
                 }
-                Source::Stored { skip, .. } => {
-                    let raw = frames.next().expect("one frame comes back for each asked for");
-                    push_frame(&mut out, raw, *skip, run.count);
-                }
+                Source::Stored { skip, .. } => match hits.next().expect("the cache was asked for each") {
+                    Some(bytes) => out.push(bytes),
+                    None => {
+                        let raw = frames.next().expect("one frame comes back for each asked for");
+                        push_frame(&mut out, raw, *skip, run.count);
+                    }
+                },
             }
         }
         Ok(out)
@@ -211,12 +206,7 @@ impl Core {
 
     /// The payload of a record, from memory or from the journal.
     pub async fn record_data(&self, record: &DirtyRecord) -> Result<Vec<Bytes>> {
-        if let Some(parts) = record.data() {
-            return Ok(parts);
-        }
-        let location =
-            record.location().ok_or_else(|| Error::internal("a record is neither in memory nor placed"))?;
-        Ok(vec![self.env.journal.read(location).await?])
+        payload(&self.env.journal, record).await
     }
 
     async fn spooled_frame(&self, segment: &SpooledSegment, frame: u32) -> Result<Bytes> {
@@ -228,35 +218,43 @@ impl Core {
             .map_err(|e| e.within(format!("local segment {} at offset {at}", segment.name)))
     }
 
-    /// The decoded frames, in the order asked for: from the cache, or from the bucket with neighbours in one get.
-    pub async fn frames(self: &Arc<Self>, wanted: Vec<StoredFrame>) -> Result<Vec<Bytes>> {
-        let mut found: Vec<Option<Bytes>> = Vec::with_capacity(wanted.len());
-        for frame in &wanted {
-            found.push(self.cached(frame).await);
+    /// Decoded frames from the bucket, in the order asked for, neighbours in one get.
+    async fn fetch(self: &Arc<Self>, absent: Vec<StoredFrame>) -> Result<Vec<Bytes>> {
+        if absent.is_empty() {
+            return Ok(Vec::new());
         }
-        let absent: Vec<StoredFrame> =
-            wanted.iter().zip(&found).filter(|(_, hit)| hit.is_none()).map(|(f, _)| *f).collect();
-        let runs = stream::iter(group(absent)).map(|run| {
+        let runs = stream::iter(group(absent.clone())).map(|run| {
             let core = self.clone();
-            async move { core.fetch_run(run).await }
+            async move { core.fetch_once(run).await }
         });
         let fetched: Vec<Vec<(LineKey, Bytes)>> = runs.buffer_unordered(GETS).try_collect().await?;
-        let fetched: std::collections::BTreeMap<LineKey, Bytes> = fetched.into_iter().flatten().collect();
-        let pairs = wanted.iter().zip(found);
-        Ok(pairs.map(|(frame, hit)| hit.unwrap_or_else(|| fetched[&frame.key()].clone())).collect())
+        let fetched: BTreeMap<LineKey, Bytes> = fetched.into_iter().flatten().collect();
+        Ok(absent.iter().map(|frame| fetched[&frame.key()].clone()).collect())
     }
 
-    async fn cached(&self, frame: &StoredFrame) -> Option<Bytes> {
-        self.env.cache.read(frame.key(), 0, frame.frame.raw as usize).await
-    }
-
-    /// Fetches neighbouring frames of one segment. Frames that somebody else is fetching are waited for.
-    async fn fetch_run(&self, run: Vec<StoredFrame>) -> Result<Vec<(LineKey, Bytes)>> {
-        let mine = self.claim(&run);
-        if mine.len() < run.len() {
-            self.wait_for(&run, &mine).await;
+    /// Fetches what nobody else is fetching already, then takes the rest from those who do; nobody waits before its own
+    /// part is done, so nobody waits in a ring.
+    async fn fetch_once(&self, run: Vec<StoredFrame>) -> Result<Vec<(LineKey, Bytes)>> {
+        let mut out = Vec::with_capacity(run.len());
+        let (claims, others) = self.claim(&run);
+        for part in group(claims.mine.iter().map(|(frame, _)| *frame).collect()) {
+            out.extend(self.fetch_run(&part).await?);
         }
-        let _claims = Claims { core: self, keys: mine };
+        claims.tell(&out);
+        drop(claims);
+        for (frame, mut other) in others {
+            let told = other.wait_for(Option::is_some).await.ok().and_then(|bytes| bytes.clone());
+            match told {
+                Some(bytes) => out.push((frame.key(), bytes)),
+                // The other gave up or failed.
+                None => out.extend(self.fetch_run(&[frame]).await?),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Fetches neighbouring frames of one segment in one get.
+    async fn fetch_run(&self, run: &[StoredFrame]) -> Result<Vec<(LineKey, Bytes)>> {
         let (first, last) = (run[0], run[run.len() - 1]);
         let key = name::segment(first.origin, first.epoch, first.number);
         let start = u64::from(first.offset);
@@ -272,7 +270,7 @@ impl Core {
                 bytes.slice(at.min(bytes.len())..(at + frame.frame.stored as usize).min(bytes.len()));
             let raw = match decode_frame(&frame.frame, stored) {
                 Ok(raw) => raw,
-                Err(_) => self.fetch_again(&frame).await?,
+                Err(_) => self.fetch_again(frame).await?,
             };
             self.env.cache.insert(frame.key(), raw.clone());
             out.push((frame.key(), raw));
@@ -288,25 +286,21 @@ impl Core {
         decode_frame(&frame.frame, stored).map_err(|e| e.within(frame.place()))
     }
 
-    fn claim(&self, run: &[StoredFrame]) -> Vec<LineKey> {
+    /// Takes on the frames that nobody is fetching; the others come with who will bring them.
+    fn claim(&self, run: &[StoredFrame]) -> (Claims<'_>, Vec<(StoredFrame, Coming)>) {
         let mut frames = self.in_flight.frames.lock();
-        run.iter().map(StoredFrame::key).filter(|key| frames.insert(*key)).collect()
-    }
-
-    async fn wait_for(&self, run: &[StoredFrame], mine: &[LineKey]) {
-        loop {
-            let done = self.in_flight.done.notified();
-            tokio::pin!(done);
-            done.as_mut().enable();
-            let busy = {
-                let frames = self.in_flight.frames.lock();
-                run.iter().any(|f| !mine.contains(&f.key()) && frames.contains(&f.key()))
-            };
-            // Waiting while holding claims of our own could wait in a ring; the wait is short and bounded instead.
-            if !busy || tokio::time::timeout(std::time::Duration::from_millis(100), done).await.is_err() {
-                return;
+        let (mut mine, mut others) = (Vec::new(), Vec::new());
+        for frame in run {
+            match frames.entry(frame.key()) {
+                Entry::Occupied(other) => others.push((*frame, other.get().clone())),
+                Entry::Vacant(free) => {
+                    let (bring, coming) = watch::channel(None);
+                    free.insert(coming);
+                    mine.push((*frame, bring));
+                }
             }
         }
+        (Claims { core: self, mine }, others)
     }
 
     /// Fetches what of `span` is in the bucket only, in the background.
@@ -322,38 +316,78 @@ impl Core {
             _ => None,
         });
         // What cannot be fetched now will be reported when it is read.
-        let _ = self.frames(wanted.collect()).await;
+        let _ = self.fetch(wanted.collect()).await;
     }
 
-    /// Keeps a segment that was just uploaded as clean cache.
-    pub fn keep(&self, origin: ImageId, header: &chain::Header, stored: &[Bytes]) {
+    /// Keeps a segment of our own that is being uploaded as clean cache. With `patient` it waits until the cache takes
+    /// each frame.
+    pub async fn keep(&self, sealed: &Sealed, patient: bool) {
+        let (header, stored) = (&sealed.header, &sealed.payload.parts()[1..]);
         for (index, (frame, bytes)) in header.frames.iter().zip(stored).enumerate() {
             let key = LineKey {
-                image: origin,
+                image: self.id,
                 epoch: header.position.epoch.0,
                 number: header.position.number.0,
                 line: index as u32,
             };
-            if let Ok(raw) = decode_frame(frame, bytes.clone()) {
-                self.env.cache.insert(key, raw);
+            let raw = match frame.codec {
+                Codec::Raw => bytes.clone(),
+                Codec::Lz4 => match decode_frame(frame, bytes.clone()) {
+                    Ok(raw) => raw,
+                    Err(_) => continue,
+                },
+            };
+            match patient {
+                true => self.env.cache.insert_in_turn(key, raw).await,
+                false => self.env.cache.insert(key, raw),
+            };
+        }
+    }
+}
+
+/// A frame that somebody is fetching; closed without one if that failed.
+type Coming = watch::Receiver<Option<Bytes>>;
+
+/// Frames that one reader fetches, for itself and for all who want them meanwhile.
+struct Claims<'a> {
+    core: &'a Core,
+    mine: Vec<(StoredFrame, watch::Sender<Option<Bytes>>)>,
+}
+
+impl Claims<'_> {
+    fn tell(&self, fetched: &[(LineKey, Bytes)]) {
+        for (key, bytes) in fetched {
+            if let Some((_, bring)) = self.mine.iter().find(|(frame, _)| frame.key() == *key) {
+                bring.send_replace(Some(bytes.clone()));
             }
         }
     }
 }
 
-struct Claims<'a> {
-    core: &'a Core,
-    keys: Vec<LineKey>,
+/// Fetches a page of a map. `Corrupt`, naming object and offset, if a second get gives no better bytes either.
+pub(crate) async fn fetch_page(bucket: &dyn Bucket, image: ImageId, place: PageRef) -> Result<Page> {
+    let key = name::pages(image, place.epoch, place.number, place.part);
+    let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
+    let read = || async {
+        let bytes = bucket.get(&key, Some(range.clone())).await?;
+        if checksum::crc64(&bytes) != place.crc64 {
+            return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
+        }
+        Page::decode(&bytes)
+    };
+    let page = match read().await {
+        Err(e) if e.kind() == ErrorKind::Corrupt => read().await,
+        other => other,
+    };
+    page.map_err(|e| e.within(format!("{key} at offset {}", place.offset)))
 }
 
 impl Drop for Claims<'_> {
     fn drop(&mut self) {
         let mut frames = self.core.in_flight.frames.lock();
-        self.keys.iter().for_each(|key| {
-            frames.remove(key);
+        self.mine.iter().for_each(|(frame, _)| {
+            frames.remove(&frame.key());
         });
-        drop(frames);
-        self.core.in_flight.done.notify_waiters();
     }
 }
 

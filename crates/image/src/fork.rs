@@ -1,10 +1,23 @@
 //! What a gateway had acknowledged when another took the image over: kept, listed, never replayed over the other's writes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use base::{ByteSize, Epoch, ImageId, Result};
-
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq};
+use bucket::Bucket;
+use chain::{
+    Checkpoint, Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Ownership, Pin, Position,
+    SegmentDraft, name,
+};
 use local::Spool;
+
+use crate::checkpoint::{PageWriter, page_runs};
+use crate::dirty::SpooledSegment;
+use crate::env::Env;
+use crate::fetch::fetch_page;
+use crate::layers::Layers;
+use crate::outgoing::{read_spooled, reseal};
+use crate::pages::PageIndex;
+use crate::park::Run;
 
 /// One abandoned tail of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,11 +45,224 @@ pub fn forks(spool: &Spool, image: ImageId, current: Epoch) -> Vec<Fork> {
     forks.into_values().collect()
 }
 
-/// Gives a fork up for good.
-pub async fn discard_fork(spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
+/// Gives a fork up for good: the local segments of all its terms, and what the bucket keeps for it alone.
+pub async fn discard_fork(bucket: &dyn Bucket, spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
+    let run = Run::of(bucket, image, epoch).await?;
     for file in spool.list(image) {
-        if epoch_of(&file.name) == Some(epoch) {
+        if epoch_of(&file.name).is_some_and(|of| of == epoch || run.is_some_and(|run| run.has(of))) {
             spool.remove(image, &file.name).await?;
+        }
+    }
+    if let Some(run) = run {
+        bucket.delete(&name::pin(image, run.last)).await?;
+    }
+    Ok(())
+}
+
+/// A fork about to become an image of its own.
+struct Opening<'a> {
+    env: &'a Env,
+    parent: ImageRecord,
+    clone: ImageId,
+    own: Ownership,
+    head: Position,
+}
+
+/// Makes the fork of `epoch` a new, closed image in the parent's bucket: what the parent held when the loss was accepted, and
+/// on it what this disk kept. Returns what the new image is. The fork itself stays until it is discarded.
+///
+/// `NotFound` if this disk has no such fork or the bucket no longer has what it goes on from.
+pub async fn open_fork(
+    env: &Env,
+    parent: ImageId,
+    epoch: Epoch,
+    clone: ImageId,
+    name: &str,
+) -> Result<ImageRecord> {
+    let bucket = &*env.bucket;
+    let parent = chain::read_image(bucket, parent).await?;
+    let Some(run) = Run::of(bucket, parent.image, epoch).await? else {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "image {} has no pin for epoch {epoch}: its loss was never accepted, or the fork was discarded; \
+                 `tidegate volume forks` lists what can be opened",
+                parent.image
+            ),
+        ));
+    };
+    let pin = Pin::read(bucket, &name::pin(parent.image, run.last)).await?;
+    let tail = tail(env, parent.image, run, pin.last_seq).await?;
+    pin.put(bucket, &name::clone_pin(parent.image, run.last, clone)).await?;
+    let term = EpochRecord {
+        image: clone,
+        epoch: Epoch(1),
+        gateway: env.gateway,
+        journal: env.journal.id(),
+        created: env.clock.now(),
+        continuation: Continuation::First,
+        owner: env.gateway_name.clone(),
+    };
+    let own = Ownership::take(env.bucket.clone(), &term).await?;
+    let mut opening = Opening { env, parent, clone, own, head: Position::ROOT };
+    opening.base(&pin).await?;
+    let (last, size) = opening.segments(&tail, &pin).await?;
+    opening.close(last, size).await?;
+    opening.finish(name, size).await
+}
+
+/// What this disk holds of a run behind record `base`, without a gap.
+async fn tail(env: &Env, image: ImageId, run: Run, base: Seq) -> Result<Vec<SpooledSegment>> {
+    let mut tail = Vec::new();
+    for file in env.spool.list(image) {
+        if epoch_of(&file.name).is_some_and(|epoch| run.has(epoch)) {
+            let segment = read_spooled(&env.spool, image, file).await?;
+            if segment.header.last_seq > base && segment.header.last_seq >= segment.header.first_seq {
+                tail.push(segment);
+            }
+        }
+    }
+    if tail.is_empty() {
+        return Err(Error::new(
+            ErrorKind::NotFound,
+            format!("this disk holds nothing of image {image} that the bucket had not at epoch {}", run.last),
+        ));
+    }
+    tail.sort_by_key(|s| s.header.first_seq);
+    let mut next = base.next();
+    for segment in &tail {
+        if segment.header.first_seq != next {
+            return Err(Error::corrupt(format!(
+                "the fork of image {image} should go on with record {next}, but local segment {} begins with {}; \
+                 if this disk was restored from an older copy, put the present one back",
+                segment.name, segment.header.first_seq
+            )));
+        }
+        next = segment.header.last_seq.next();
+    }
+    Ok(tail)
+}
+
+impl Opening<'_> {
+    fn draft(&self, kind: Kind, size: u64, first: Seq, last: Seq) -> HeaderDraft {
+        HeaderDraft {
+            image: self.clone,
+            epoch: self.own.epoch(),
+            previous: self.head,
+            kind,
+            created: self.env.clock.now(),
+            size,
+            first_seq: first,
+            last_seq: last,
+        }
+    }
+
+    /// The fence, and behind it a checkpoint of what the pin names.
+    async fn base(&mut self, pin: &Pin) -> Result<()> {
+        let draft = self.draft(Kind::Fence, pin.size, pin.last_seq.next(), pin.last_seq);
+        let fence = SegmentDraft::default().seal(draft);
+        self.own.put_fence(&fence).await?;
+        self.head = fence.header.position;
+        let (layers, states) = self.pinned(pin).await?;
+        let mut writer = PageWriter::new(&self.own, self.clone, self.head);
+        let pages = writer.pages(0, page_runs(&layers.delta)).await?;
+        writer.flush().await?;
+        let root = Checkpoint {
+            image: self.clone,
+            position: self.head,
+            last_seq: pin.last_seq,
+            size: pin.size,
+            states,
+            table: layers.table,
+            pages: pages.into_iter().map(|(place, _)| place).collect(),
+        };
+        let key = name::checkpoint(self.clone, self.own.epoch(), self.head.number);
+        self.own.put_object(&key, root.encode()).await
+    }
+
+    /// The whole map and the states that the pin names, as the parent had them.
+    async fn pinned(&self, pin: &Pin) -> Result<(Layers, BTreeMap<String, bytes::Bytes>)> {
+        let bucket = &*self.env.bucket;
+        let mut layers = Layers::new(PageIndex::new(&[]), pin.root.table.clone());
+        for place in &pin.root.pages {
+            for (span, target) in fetch_page(bucket, self.parent.image, *place).await?.runs {
+                layers.delta.insert(span, target, |_, _| ());
+            }
+        }
+        let mut states = pin.root.states.clone();
+        for header in pin.headers(bucket).await? {
+            layers.map_segment(&header);
+            for change in header.states {
+                match change.value {
+                    Some(value) => states.insert(change.name, value),
+                    None => states.remove(&change.name),
+                };
+            }
+        }
+        // In a layer that lies on nothing, a hole is what is not there.
+        let holes: Vec<_> =
+            layers.delta.iter().filter(|(_, t)| matches!(t, chain::Target::Hole)).map(|(s, _)| s).collect();
+        holes.into_iter().for_each(|span| layers.delta.remove(span, |_, _| ()));
+        layers.table.retain(|_, row| row.live > 0);
+        Ok((layers, states))
+    }
+
+    /// What was lost to the other gateway, sealed anew. Returns the last record and the size.
+    async fn segments(&mut self, tail: &[SpooledSegment], pin: &Pin) -> Result<(Seq, u64)> {
+        let (mut last, mut size) = (pin.last_seq, pin.size);
+        for segment in tail {
+            let header = &segment.header;
+            let draft = self.draft(Kind::Data, header.size, header.first_seq, header.last_seq);
+            let object = self.env.spool.get(segment.image, &segment.name, 0..segment.bytes).await?;
+            let sealed = reseal(segment, &object, draft)?;
+            self.own.put_segment(&sealed).await?;
+            self.head = sealed.header.position;
+            (last, size) = (header.last_seq, header.size);
+        }
+        Ok((last, size))
+    }
+
+    async fn close(&mut self, last: Seq, size: u64) -> Result<()> {
+        let close = SegmentDraft::default().seal(self.draft(Kind::Close, size, last.next(), last));
+        self.own.put_segment(&close).await?;
+        self.own.check().await
+    }
+
+    /// Says what the image is; before that nobody finds it.
+    async fn finish(self, name: &str, size: u64) -> Result<ImageRecord> {
+        let record = ImageRecord {
+            image: self.clone,
+            name: name.to_owned(),
+            created: self.env.clock.now(),
+            size: ByteSize(size * SECTOR),
+            block_size: self.parent.block_size,
+        };
+        chain::create_image(&*self.env.bucket, &record).await?;
+        Ok(record)
+    }
+}
+
+/// The images made from this one that still exist: while there are any, it must not be deleted.
+pub async fn clones_of(bucket: &dyn Bucket, image: ImageId) -> Result<BTreeSet<ImageId>> {
+    let mut clones = BTreeSet::new();
+    for (_, _, clone) in chain::list_pins(bucket, image).await? {
+        let Some(clone) = clone else { continue };
+        match bucket.head(&name::image(clone)).await {
+            Ok(_) => drop(clones.insert(clone)),
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(clones)
+}
+
+/// Takes back the pins that images hold for `clone`, which is gone.
+pub async fn unpin_clone(bucket: &dyn Bucket, parents: &BTreeSet<ImageId>, clone: ImageId) -> Result<()> {
+    for parent in parents {
+        for (key, _, of) in chain::list_pins(bucket, *parent).await? {
+            if of == Some(clone) {
+                bucket.delete(&key).await?;
+            }
         }
     }
     Ok(())

@@ -7,16 +7,19 @@ mod admission;
 mod checkpoint;
 mod collect;
 mod core;
+mod courtesy;
 mod destage;
 mod dirty;
 mod env;
 mod fetch;
 mod fork;
+mod gather;
 mod layers;
 mod lock;
 mod open;
 mod outgoing;
 mod pages;
+mod park;
 mod readahead;
 mod status;
 
@@ -24,7 +27,7 @@ pub use crate::core::{Image, Mapping};
 pub use admission::Admission;
 pub use dirty::DirtyMemory;
 pub use env::{Env, Event, Events, Options, Severity};
-pub use fork::{Fork, discard_fork, forks};
+pub use fork::{Fork, clones_of, discard_fork, forks, open_fork, unpin_clone};
 pub use open::{OpenRequest, create};
 pub use status::{Condition, Status};
 

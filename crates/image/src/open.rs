@@ -5,16 +5,16 @@
 //! have got further), a fence is put, and the epoch is checked; only then is anything served.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, OnceLock, Weak};
 
 use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, Seq, UnixMillis};
 use bucket::Bucket;
 use bytes::Bytes;
 use chain::{
-    Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Loaded, Ownership, Position, SegmentDraft,
+    Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Loaded, Ownership, Pin, Position, SegmentDraft,
 };
-use local::Recovered;
+use local::{Committed, Owner, Recovered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc};
 
@@ -23,11 +23,12 @@ use crate::collect::Collector;
 use crate::core::{Backlog, Core, Front, Image, SIZE_STATE};
 use crate::destage::{Destager, Start};
 use crate::dirty::{DirtyRecord, SpooledSegment, join};
-use crate::env::{Env, Severity};
+use crate::env::{Env, Event, Severity};
 use crate::fork::epoch_of;
 use crate::layers::Layers;
 use crate::outgoing::read_spooled;
 use crate::pages::PageIndex;
+use crate::park::park;
 use crate::status::{Condition, Progress};
 
 /// What to open and with what.
@@ -64,8 +65,6 @@ struct Ground {
 struct Local {
     inherited: VecDeque<Arc<SpooledSegment>>,
     records: Vec<Recovered>,
-    /// Whether the last owner was this journal and closed the image.
-    closed_here: bool,
 }
 
 impl Image {
@@ -76,7 +75,10 @@ impl Image {
     pub async fn open(env: Env, request: OpenRequest) -> Result<Image> {
         let image = request.image;
         let before = chain::load(&*env.bucket, image).await?;
-        let ground = ground(&env, &before, request.accept_loss).await?;
+        let ground = match ground(&env, &before, request.accept_loss).await {
+            Ok(ground) => ground,
+            Err(e) => return Err(refused(&env, &before, &request.recovered, e).await),
+        };
         let own = take_epoch(&env, &before, ground.continuation).await?;
         let loaded = chain::load(&*env.bucket, image).await?;
         if loaded.chain.head.epoch != before.chain.head.epoch {
@@ -90,9 +92,12 @@ impl Image {
         let last_seq = last_seq(&loaded);
         let run_start =
             if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
-        let mut local = local(&env, image, &request.recovered, run_start, last_seq).await?;
-        local.closed_here =
-            loaded.chain.clean && loaded.last_owner.as_ref().is_some_and(|o| o.journal == env.journal.id());
+        let size = loaded.chain.members.last().map_or(loaded.checkpoint.size, |h| h.size);
+        let parked = park(&env, image, &request.recovered, run_start, size).await?;
+        let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
+        if let (Continuation::LossAccepted, Some(last)) = (ground.continuation, &loaded.last_owner) {
+            Pin::of(&loaded).put(&*env.bucket, &chain::name::pin(image, last.epoch)).await?;
+        }
         let fence = put_fence(&env, &own, &loaded, last_seq).await?;
         let (core, requests) = core(&env, &own, &loaded, run_start, last_seq);
         replay(&core, &loaded).await?;
@@ -106,12 +111,43 @@ impl Image {
             inherited: local.inherited.clone(),
             own,
         };
-        adopt(&core, local, last_seq).await?;
+        adopt(&core, local, last_seq, request.recovered.len()).await?;
+        report_parked(&env, image, parked);
         core.progress.lock().durable = fence.number;
         core.progress.lock().checkpoint = loaded.checkpoint.position.number;
         let destager = Destager::new(core.clone(), start);
         env.spawn.spawn("destage", Box::pin(destager.run()));
         Ok(Image { core })
+    }
+}
+
+/// An image that is another gateway's now: what this one's journal has of it is kept as a fork, and its room comes free.
+async fn refused(env: &Env, loaded: &Loaded, recovered: &[Recovered], why: Error) -> Error {
+    let image = loaded.record.image;
+    let foreign = loaded.last_owner.as_ref().is_some_and(|last| last.journal != env.journal.id());
+    if !foreign || recovered.is_empty() {
+        return why;
+    }
+    match park(env, image, recovered, loaded.newest_epoch, loaded.checkpoint.size).await {
+        Ok(parked) => {
+            env.journal.release_owner(image);
+            report_parked(env, image, parked);
+        }
+        Err(e) => env.events.event(Event {
+            severity: Severity::Error,
+            image,
+            text: format!("what was lost to the other gateway stays in the journal: {e}"),
+        }),
+    }
+    why
+}
+
+fn report_parked(env: &Env, image: ImageId, records: usize) {
+    if records > 0 {
+        let text = format!(
+            "{records} records that another gateway's takeover left behind are kept as a fork; `tidegate volume forks` lists it"
+        );
+        env.events.event(Event { severity: Severity::Warning, image, text });
     }
 }
 
@@ -230,7 +266,7 @@ async fn local(
         }
         next = next.next();
     }
-    Ok(Local { inherited: inherited.into(), records, closed_here: false })
+    Ok(Local { inherited: inherited.into(), records })
 }
 
 fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
@@ -257,6 +293,7 @@ fn core(
         run_start,
         block_size: loaded.record.block_size,
         layers: RwLock::new(layers),
+        journal: OnceLock::new(),
         front: Mutex::new(Front::new(last)),
         backlog: Mutex::new(Backlog::default()),
         states: Mutex::new(states.clone()),
@@ -298,8 +335,25 @@ fn set(states: &mut BTreeMap<String, Bytes>, name: &str, value: Option<Bytes>) {
     };
 }
 
+/// How the journal reaches an image without keeping it: what nobody holds any more is found again by the next start.
+struct Tap(Weak<Core>);
+
+impl Owner for Tap {
+    fn committed(&self, batch: Vec<Committed>) {
+        if let Some(core) = self.0.upgrade() {
+            core.committed(batch);
+        }
+    }
+
+    fn poisoned(&self, error: &Error) {
+        if let Some(core) = self.0.upgrade() {
+            core.poisoned(error);
+        }
+    }
+}
+
 /// Takes over what the local disk holds behind the head of the chain, and begins to accept writes.
-async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
+async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq, recovered: usize) -> Result<()> {
     let mut last = last_seq;
     let mut spooled = 0;
     for segment in &local.inherited {
@@ -329,14 +383,21 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq) -> Result<()> {
     if let Some(size) = core.states.lock().get(SIZE_STATE).and_then(|v| <[u8; 8]>::try_from(&v[..]).ok()) {
         core.size.store(u64::from_le_bytes(size), std::sync::atomic::Ordering::Release);
     }
-    let journal = core.env.journal.attach(core.id, core.clone())?;
-    // Older records of this image are a fork's, unless the last owner was this very journal and closed in good order: then
-    // they are all in the chain, and only their release was forgotten by the restart.
-    if !local.closed_here {
-        journal.abandon(Epoch(core.run_start.0.saturating_sub(1)));
+    let journal = core.env.journal.attach(core.id, Arc::new(Tap(Arc::downgrade(core))))?;
+    if journal.usage().records > recovered as u64 {
+        journal.detach();
+        return Err(Error::new(
+            ErrorKind::Denied,
+            "the journal holds acknowledged writes of the volume from before it stopped; restart the gateway to recover them",
+        ));
     }
+    let abandoned = Epoch(core.run_start.0.saturating_sub(1));
+    journal.abandon(abandoned);
+    journal.release_abandoned(abandoned);
     journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
-    core.front.lock().journal = Some(journal);
+    if core.journal.set(journal).is_err() {
+        return Err(Error::internal("an image was attached to its journal twice"));
+    }
     if !local.records.is_empty() || !local.inherited.is_empty() {
         let (records, segments) = (local.records.len(), local.inherited.len());
         core.report(

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ByteSize, Clock, Epoch, GatewayId, ImageId, Result, SeededEntropy};
+use base::{ByteSize, Clock, Epoch, Error, ErrorKind, GatewayId, ImageId, Result, SeededEntropy};
 use bucket::{Bucket, Faults, Faulty, RetryPolicy, Retrying};
 use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
-use local::{Cache, CacheOptions, Journal, JournalOptions, SimDisk, Spool};
+use local::{Cache, CacheOptions, Journal, JournalOptions, Recovery, SimDisk, Spool};
 use parking_lot::Mutex;
 
 use crate::seams::Process;
@@ -52,21 +52,59 @@ impl Machine {
     pub async fn start(&mut self, image: ImageId, accept_loss: Option<Epoch>) -> Result<Running> {
         self.lives += 1;
         let process = Process::new();
-        let started = self.start_in(&process, image, accept_loss).await;
+        let started = async {
+            let (env, recovery, events) = self.boot(&process).await?;
+            self.open(env, &recovery, events, &process, image, accept_loss).await
+        };
+        let started = started.await;
         if started.is_err() {
-            process.kill();
-            self.disk.crash();
-            self.disk.restart();
+            self.end(&process);
         }
         started
     }
 
-    async fn start_in(
+    /// Starts the process after another gateway took `image` over, and opens what is left of it as image `clone`. `None` if
+    /// nothing is left.
+    pub async fn rescue(&mut self, image: ImageId, clone: ImageId) -> Result<Option<Running>> {
+        self.lives += 1;
+        let process = Process::new();
+        let rescued = self.rescue_in(&process, image, clone).await;
+        if !matches!(rescued, Ok(Some(_))) {
+            self.end(&process);
+        }
+        rescued
+    }
+
+    async fn rescue_in(
         &self,
         process: &Arc<Process>,
         image: ImageId,
-        accept_loss: Option<Epoch>,
-    ) -> Result<Running> {
+        clone: ImageId,
+    ) -> Result<Option<Running>> {
+        let (env, recovery, events) = self.boot(process).await?;
+        match self.open(env.clone(), &recovery, events.clone(), process, image, None).await {
+            Err(e) if e.kind() == ErrorKind::Denied => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Err(Error::internal("the image opened though another gateway has it")),
+        }
+        let forks = image::forks(&env.spool, image, Epoch(u64::MAX));
+        let Some(newest) = forks.last().map(|fork| fork.epoch) else { return Ok(None) };
+        image::open_fork(&env, image, newest, clone, "rescued").await?;
+        let spool = env.spool.clone();
+        let running = self.open(env, &recovery, events, process, clone, None).await?;
+        for fork in forks {
+            image::discard_fork(&*self.path, &spool, image, fork.epoch).await?;
+        }
+        Ok(Some(running))
+    }
+
+    fn end(&self, process: &Process) {
+        process.kill();
+        self.disk.crash();
+        self.disk.restart();
+    }
+
+    async fn boot(&self, process: &Arc<Process>) -> Result<(Env, Recovery, Arc<EventList>)> {
         let entropy = Arc::new(SeededEntropy::new(self.seed.wrapping_add(self.lives)));
         let disk = self.disk.mount();
         let options = JournalOptions {
@@ -95,7 +133,20 @@ impl Machine {
             events: events.clone(),
             options: options_for_small_worlds(),
         };
+        Ok((env, recovery, events))
+    }
+
+    async fn open(
+        &self,
+        env: Env,
+        recovery: &Recovery,
+        events: Arc<EventList>,
+        process: &Arc<Process>,
+        image: ImageId,
+        accept_loss: Option<Epoch>,
+    ) -> Result<Running> {
         let recovered = recovery.owners.get(&image).cloned().unwrap_or_default();
+        let journal = env.journal.clone();
         let image = Image::open(env, OpenRequest { image, recovered, accept_loss }).await?;
         Ok(Running { image, journal, events, process: process.clone() })
     }
@@ -103,8 +154,6 @@ impl Machine {
     /// Kills the process and cuts the power.
     pub fn crash(&mut self, running: Running) {
         running.process.kill();
-        // The dead process's memory: its journal and its image hold on to each other.
-        running.image.forget();
         drop(running);
         self.disk.crash();
         self.disk.restart();

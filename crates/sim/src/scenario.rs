@@ -41,6 +41,7 @@ struct World {
     seen: u64,
     lost: usize,
     events: [u32; 3],
+    rescues: u8,
 }
 
 /// Runs one world to its end. `Err` says what was wrong.
@@ -77,6 +78,7 @@ impl World {
             seen: 0,
             lost: 0,
             events: [0; 3],
+            rescues: 0,
         }
     }
 
@@ -189,9 +191,22 @@ impl World {
                 return Err(format!("the older owner still serves: {refused:?}"));
             }
         }
-        drop(before);
         self.machines[owner].crash(running);
+        self.rescue(owner, before).await?;
         Ok((other, new))
+    }
+
+    /// The older owner starts again: what it kept must hold every write it had acknowledged.
+    async fn rescue(&mut self, owner: usize, mut before: Checker) -> Result<(), String> {
+        self.rescues += 1;
+        let clone = ImageId([self.rescues; 16]);
+        let rescued = self.machines[owner].rescue(self.image, clone).await;
+        let Some(rescued) = rescued.map_err(|e| format!("rescue: {e:?}"))? else { return Ok(()) };
+        let content = self.content(&rescued.image).await?;
+        before.settle_after_crash(&content).map_err(|e| format!("in a rescued fork: {e}"))?;
+        self.seen = self.seen.rotate_left(7) ^ checksum::crc64(&content);
+        rescued.image.close().await.map_err(text)?;
+        rescued.end().await.map_err(text)
     }
 
     async fn other_opens(&mut self, owner: usize) -> Result<(usize, Running), String> {

@@ -162,6 +162,27 @@ pub enum Volume {
         /// Its name.
         name: String,
     },
+    /// List forks: what this gateway had acknowledged when another one took a volume over.
+    Forks,
+    /// Make a fork a volume of its own: what the volume was when it was taken over, and on it what this gateway kept.
+    OpenFork {
+        /// The fork, as `volume forks` names it: NAME@lost-EPOCH.
+        fork: String,
+        /// The new volume's name.
+        #[arg(long = "as", value_name = "NAME")]
+        new_name: String,
+        /// Who may use it.
+        #[command(flatten)]
+        rules: Rules,
+    },
+    /// Give a fork up for good.
+    DiscardFork {
+        /// The fork, as `volume forks` names it: NAME@lost-EPOCH.
+        fork: String,
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Delete a volume and all its data.
     Delete {
         /// Its name.

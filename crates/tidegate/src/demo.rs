@@ -58,7 +58,7 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         }],
         iscsi: IscsiConfig { listen: vec![iscsi], ..IscsiConfig::default() },
         upload: UploadConfig::default(),
-        memory: ByteSize::mib(256),
+        memory: ByteSize::mib(512),
         stop_within: Duration::from_secs(30),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use api::{Client, SOCKET, Server};
 use base::{Error, ErrorKind, Result};
-use gateway::{Access, AdoptVolume, Config, CreateVolume, Gateway, Seams};
+use gateway::{Access, AdoptVolume, Config, CreateVolume, Gateway, OpenFork, Seams};
 use indicatif::{ProgressBar, ProgressStyle};
 use local::{OsEntropy, SystemClock};
 use portal::Threads;
@@ -125,6 +125,15 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         }
         Volume::Drain { name } => client.drain(&name).await.map(drop),
         Volume::Release { name } => client.release(&name).await,
+        Volume::Forks => show::forks(&client.forks().await?),
+        Volume::OpenFork { fork, new_name, rules } => {
+            let wanted = OpenFork { name: new_name, access: rules.access()? };
+            show::volume(&client.open_fork(&fork, &wanted).await?, &client.status().await?.portals)
+        }
+        Volume::DiscardFork { fork, yes: true } => client.discard_fork(&fork).await,
+        Volume::DiscardFork { fork, yes: false } => Err(Error::invalid(format!(
+            "this gives up {fork:?}, acknowledged writes that are nowhere else; say --yes to do it"
+        ))),
         Volume::Delete { name, yes: true } => client.delete(&name).await,
         Volume::Delete { name, yes: false } => Err(Error::invalid(format!(
             "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use base::{ByteSize, Error, ErrorKind, Result};
-use gateway::{BucketView, GatewayView, ProbeView, VolumeView};
+use gateway::{BucketView, ForkView, GatewayView, ProbeView, VolumeView};
 
 fn print(text: &str) -> Result<()> {
     // A reader that went away (`| head`) is no fault.
@@ -113,6 +113,21 @@ pub fn probe(probe: &ProbeView) -> Result<()> {
     print(&format!("bucket {}\n{}", probe.name, lines.concat()))
 }
 
+/// All forks.
+pub fn forks(forks: &[ForkView]) -> Result<()> {
+    print(&fork_table(forks))
+}
+
+fn fork_table(forks: &[ForkView]) -> String {
+    let mut rows = vec![cells(["LOST TO ANOTHER GATEWAY", "SIZE", "CACHE DISK", "IMAGE"])];
+    rows.extend(
+        forks
+            .iter()
+            .map(|f| vec![f.name.clone(), ByteSize(f.size).to_string(), f.disk.clone(), f.image.clone()]),
+    );
+    table(rows)
+}
+
 /// The whole gateway.
 pub fn status(g: &GatewayView) -> Result<()> {
     let mut text = format!("gateway {} {} (id {})\n", g.name, g.version, g.id);
@@ -135,11 +150,7 @@ pub fn status(g: &GatewayView) -> Result<()> {
     text.push_str(&table(rows));
     if !g.forks.is_empty() {
         text.push('\n');
-        let mut rows = vec![cells(["LOST TO ANOTHER GATEWAY", "SIZE", "CACHE DISK"])];
-        rows.extend(
-            g.forks.iter().map(|f| vec![f.name.clone(), ByteSize(f.size).to_string(), f.disk.clone()]),
-        );
-        text.push_str(&table(rows));
+        text.push_str(&fork_table(&g.forks));
     }
     text.push('\n');
     let mut rows = vec![cells(["INITIATOR", "FROM", "TARGET", "COMMANDS", "READ", "WRITTEN"])];

@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ErrorKind, SeededEntropy};
-use bucket::{Bucket, Fault, FaultPlan, Faulty, Memory, Operation, Outage, RetryPolicy, Retrying, Script};
+use bucket::{
+    Bucket, Fault, FaultPlan, Faulty, Memory, Operation, Outage, Payload, RetryPolicy, Retrying, Script,
+};
+use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
 
@@ -199,4 +202,20 @@ async fn damage_is_one_bit_and_shows() {
     faults.next(Operation::Get, Fault::DamagedRead);
     assert_ne!(faulty.get(&key("a"), None).await.unwrap(), stored);
     assert_eq!(faulty.get(&key("a"), None).await.unwrap(), stored);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_damaged_before_it_was_sent_is_not_sent_again() {
+    let w = world(3, RetryPolicy::default());
+    let wrong = Payload::with_crc(vec![Bytes::from_static(b"not what was summed")], 0x0123_4567_89ab_cdef);
+    let start = Instant::now();
+    for only_new in [true, false] {
+        let stored = match only_new {
+            true => w.retrying.create(&key("damaged"), &wrong, &plain()).await,
+            false => w.retrying.put(&key("damaged"), &wrong, &plain()).await,
+        };
+        assert_eq!(stored.unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+    assert_eq!((w.retrying.retries(), start.elapsed()), (0, Duration::ZERO));
+    assert!(w.memory.objects().is_empty());
 }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::disk::{Disk, DiskFile};
 use shard::{Held, Shard};
-use writer::Queue;
+use writer::{Push, Queue};
 
 /// The length of a line in bytes; the last one of a segment may be shorter.
 pub(crate) const LINE: usize = 64 << 10;
@@ -137,6 +137,8 @@ struct Shared {
     slabs: RwLock<Vec<Option<Arc<dyn DiskFile>>>>,
     queue: Mutex<Queue>,
     work: Notify,
+    /// Told when the queue has room again, or will never have any.
+    room: Notify,
     counters: Counters,
     ended: watch::Sender<bool>,
 }
@@ -202,6 +204,7 @@ impl Cache {
             slabs: RwLock::new(slabs),
             queue: Mutex::new(Queue::new(options.queue)),
             work: Notify::new(),
+            room: Notify::new(),
             counters: Counters::default(),
             ended: watch::Sender::new(false),
         });
@@ -212,16 +215,34 @@ impl Cache {
     /// Offers a line to be kept: up to 64 KiB, from the line's start. It is written in the background, or dropped if too much is waiting already;
     /// whether it was taken is the answer.
     pub fn insert(&self, key: LineKey, data: Bytes) -> bool {
-        let taken = key.line < MAX_LINES
-            && !data.is_empty()
-            && data.len() <= LINE
-            && self.0.queue.lock().push(key, data);
-        if taken {
-            self.0.work.notify_one();
-        } else {
-            count(&self.0.counters.dropped);
+        self.note(self.push(key, &data)) == Push::Taken
+    }
+
+    /// The same, but waits while too much is waiting already. Whether it was taken is the answer: it is not if the
+    /// cache is being closed.
+    pub async fn insert_in_turn(&self, key: LineKey, data: Bytes) -> bool {
+        loop {
+            let room = self.0.room.notified();
+            tokio::pin!(room);
+            room.as_mut().enable();
+            match self.push(key, &data) {
+                Push::Full => room.await,
+                other => return self.note(other) == Push::Taken,
+            }
         }
-        taken
+    }
+
+    fn push(&self, key: LineKey, data: &Bytes) -> Push {
+        let fits = key.line < MAX_LINES && !data.is_empty() && data.len() <= LINE;
+        if fits { self.0.queue.lock().push(key, data) } else { Push::Refused }
+    }
+
+    fn note(&self, push: Push) -> Push {
+        match push {
+            Push::Taken => self.0.work.notify_one(),
+            Push::Full | Push::Refused => count(&self.0.counters.dropped),
+        }
+        push
     }
 
     fn plan(&self, key: &LineKey, offset: usize, len: usize) -> Option<Plan> {
@@ -258,7 +279,7 @@ impl Cache {
             count(&self.0.counters.misses);
             return Lookup::Miss;
         };
-        let mut buf = AlignedBuf::zeroed(plan.to - plan.from);
+        let mut buf = AlignedBuf::for_overwrite(plan.to - plan.from);
         let read = match plan.file.try_read(writer::offset_of(plan.held.slot) + plan.from as u64, &mut buf) {
             Ok(false) => return Lookup::WouldBlock,
             Ok(true) => Ok(buf.into_bytes()),
@@ -293,6 +314,7 @@ impl Cache {
     /// Forgets all lines of a segment, also those on their way to the disk. When it returns none can be read.
     pub fn invalidate_segment(&self, image: ImageId, epoch: u64, number: u64) {
         self.0.queue.lock().cancel(|k| k.segment() == (image, epoch, number));
+        self.0.room.notify_waiters();
         for shard in &self.0.shards {
             shard.lock().remove_segment((image, epoch, number));
         }
@@ -301,6 +323,7 @@ impl Cache {
     /// Forgets all lines of an image.
     pub fn invalidate_image(&self, image: ImageId) {
         self.0.queue.lock().cancel(|k| k.image == image);
+        self.0.room.notify_waiters();
         for shard in &self.0.shards {
             shard.lock().remove_image(image);
         }
@@ -310,6 +333,7 @@ impl Cache {
     pub fn resize(&self, options: CacheOptions) {
         self.0.queue.lock().resize(options.queue, lines_for(&options));
         self.0.work.notify_one();
+        self.0.room.notify_waiters();
     }
 
     /// What it has done so far.
@@ -336,6 +360,7 @@ impl Cache {
     pub async fn close(&self) -> Result<()> {
         self.0.queue.lock().close();
         self.0.work.notify_one();
+        self.0.room.notify_waiters();
         let mut ended = self.0.ended.subscribe();
         // The writer cannot vanish without saying so while `self` holds the sender.
         let _ = ended.wait_for(|ended| *ended).await;

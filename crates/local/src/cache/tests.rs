@@ -273,3 +273,34 @@ fn a_damaged_index_is_ignored_and_any_bytes_are_survived() {
         assert_eq!(open(&disk, 64).await.stats().lines, 0);
     });
 }
+
+#[test]
+fn who_waits_for_room_gets_it_or_is_told_that_there_will_be_none() {
+    block_on(async {
+        let disk = SimDisk::new(8);
+        let spawn = Arc::new(TaskSpawn::new(tokio::runtime::Handle::current()));
+        let small = CacheOptions { queue: 2 * LINE as u64, ..options(64) };
+        let cache = Cache::open(disk.mount(), small, spawn).await.unwrap();
+        // Far more than the queue holds, and none is dropped.
+        for line in 0..20 {
+            assert!(cache.insert_in_turn(key(1, line), content(&key(1, line), LINE)).await);
+        }
+        settle().await;
+        assert_eq!((cache.stats().lines, cache.stats().dropped), (20, 0));
+        // Room that comes from lines given up counts as well.
+        assert!(cache.insert(key(2, 0), content(&key(2, 0), LINE)));
+        assert!(cache.insert(key(2, 1), content(&key(2, 1), LINE)));
+        let mut waiting = Box::pin(cache.insert_in_turn(key(3, 0), content(&key(3, 0), LINE)));
+        let pending =
+            std::future::poll_fn(|cx| std::task::Poll::Ready(waiting.as_mut().poll(cx).is_pending()));
+        assert!(pending.await);
+        cache.invalidate_segment(ImageId([1; 16]), 3, 2);
+        assert!(waiting.await);
+        assert!(
+            !cache.insert_in_turn(key(4, 0), content(&key(4, 0), LINE + 1)).await,
+            "no line is that long"
+        );
+        cache.close().await.unwrap();
+        assert!(!cache.insert_in_turn(key(4, 0), content(&key(4, 0), LINE)).await);
+    });
+}

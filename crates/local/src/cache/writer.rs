@@ -32,20 +32,33 @@ pub(super) struct Queue {
     closed: bool,
 }
 
+/// What became of a line that was offered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Push {
+    Taken,
+    /// Not now: there is no room.
+    Full,
+    /// Never.
+    Refused,
+}
+
 impl Queue {
     pub fn new(limit: u64) -> Queue {
         let lines = VecDeque::new();
         Queue { lines, bytes: 0, limit, writing: Vec::new(), room: None, closed: false }
     }
 
-    pub fn push(&mut self, key: LineKey, data: Bytes) -> bool {
+    pub fn push(&mut self, key: LineKey, data: &Bytes) -> Push {
         let len = data.len() as u64;
-        if self.closed || self.bytes + len > self.limit {
-            return false;
+        if self.closed || len > self.limit {
+            return Push::Refused;
+        }
+        if self.bytes + len > self.limit {
+            return Push::Full;
         }
         self.bytes += len;
-        self.lines.push_back((key, data));
-        true
+        self.lines.push_back((key, data.clone()));
+        Push::Taken
     }
 
     pub fn cancel(&mut self, which: impl Fn(&LineKey) -> bool) {
@@ -59,6 +72,7 @@ impl Queue {
         self.room = Some(room);
     }
 
+    /// Takes no more. Those who wait for room have to be told.
     pub fn close(&mut self) {
         self.closed = true;
     }
@@ -82,6 +96,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             set_room(&shared, room).await;
         }
         if !batch.is_empty() {
+            shared.room.notify_waiters();
             for (key, data) in batch {
                 write(&shared, key, data).await;
             }

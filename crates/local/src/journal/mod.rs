@@ -268,7 +268,7 @@ impl Journal {
     /// The payload at `location` if that needs no waiting for the disk.
     pub fn try_read(&self, location: Location) -> Result<Option<Bytes>> {
         let file = self.file_of(location)?;
-        let mut buf = base::AlignedBuf::zeroed(location.len as usize);
+        let mut buf = base::AlignedBuf::for_overwrite(location.len as usize);
         match file.try_read(location.offset, &mut buf) {
             Ok(false) => Ok(None),
             Ok(true) => self.verified(location, Ok(buf.into_bytes())).map(Some),

@@ -159,7 +159,7 @@ impl DiskFile for OsFile {
     }
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
-        let mut buf = AlignedBuf::zeroed(len);
+        let mut buf = AlignedBuf::for_overwrite(len);
         if self.try_read(offset, &mut buf)? {
             return Ok(buf.into_bytes());
         }

@@ -29,7 +29,8 @@ impl Session {
             true => len,
             false => expected.min(self.params.first_burst as usize).max(len),
         };
-        Landing::Buffer(AlignedBuf::zeroed(whole), 0)
+        // Cut to what came before anybody sees it.
+        Landing::Buffer(AlignedBuf::for_overwrite(whole), 0)
     }
 
     /// Makes a task of a command, unless it has to be rejected.

@@ -77,7 +77,7 @@ impl Session {
         let refused = task.refusal.is_some();
         match task.bursts.front_mut() {
             Some(burst) if !refused && burst.fits(header) => {
-                let buf = burst.buf.take().unwrap_or_else(|| AlignedBuf::zeroed(burst.len as usize));
+                let buf = burst.buf.take().unwrap_or_else(|| AlignedBuf::for_overwrite(burst.len as usize));
                 Landing::Buffer(buf, burst.got as usize)
             }
             _ => Landing::Discard,

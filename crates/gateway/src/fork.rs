@@ -1,0 +1,140 @@
+//! Forks: what this gateway had acknowledged when another took a volume over.
+
+use std::sync::Arc;
+
+use base::{Epoch, Error, ErrorKind, ImageId, Result};
+use bucket::Bucket;
+
+use crate::catalog::VolumeRow;
+use crate::disk::CacheDisk;
+use crate::gateway::{Gateway, check_name};
+use crate::target::Access;
+use crate::view::{ForkView, VolumeView};
+
+/// A fork to be made a volume.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpenFork {
+    /// The new volume's name.
+    pub name: String,
+    /// Who may use it.
+    #[serde(default)]
+    pub access: Access,
+}
+
+/// A fork and where it is.
+struct Found {
+    name: String,
+    fork: image::Fork,
+    disk_name: String,
+    disk: Arc<CacheDisk>,
+    /// The bucket of the volume, if the volume is still known here.
+    bucket: Option<String>,
+}
+
+impl Gateway {
+    /// All forks on this gateway's disks.
+    pub fn forks(&self) -> Vec<ForkView> {
+        let view = |found: Found| ForkView {
+            name: found.name,
+            image: found.fork.image.to_string(),
+            disk: found.disk_name,
+            size: found.fork.size.0,
+        };
+        self.found_forks().into_iter().map(view).collect()
+    }
+
+    fn found_forks(&self) -> Vec<Found> {
+        let volumes = self.volumes.lock();
+        let mut found = Vec::new();
+        for (disk_name, disk) in &self.disks {
+            for image in disk.spool.owners() {
+                let task = volumes.values().find(|task| task.image_id() == image);
+                // Of a volume that is not open yet it is not known what will go on and what is a fork.
+                if task.is_some_and(|task| task.image().is_none() && !task.is_refused()) {
+                    continue;
+                }
+                let name = task.map_or_else(|| image.to_string(), |task| task.row().name);
+                let current = task.and_then(|task| task.image()).and_then(|image| image.run_start());
+                for fork in image::forks(&disk.spool, image, current.unwrap_or(Epoch(u64::MAX))) {
+                    found.push(Found {
+                        name: format!("{name}@lost-{}", fork.epoch),
+                        fork,
+                        disk_name: disk_name.clone(),
+                        disk: disk.clone(),
+                        bucket: task.map(|task| task.row().bucket),
+                    });
+                }
+            }
+        }
+        found
+    }
+
+    fn find_fork(&self, name: &str) -> Result<Found> {
+        self.found_forks().into_iter().find(|found| found.name == name).ok_or_else(|| {
+            Error::new(
+                ErrorKind::NotFound,
+                format!("there is no fork {name:?}; `tidegate volume forks` lists them"),
+            )
+        })
+    }
+
+    /// The bucket a fork's volume lives in.
+    async fn bucket_of(&self, found: &Found) -> Result<(String, Arc<dyn Bucket>)> {
+        if let Some(name) = &found.bucket {
+            return Ok((name.clone(), self.bucket(name)?));
+        }
+        let names: Vec<String> = self.buckets.lock().keys().cloned().collect();
+        for name in names {
+            let Ok(bucket) = self.bucket(&name) else { continue };
+            match chain::read_image(&*bucket, found.fork.image).await {
+                Ok(_) => return Ok((name, bucket)),
+                Err(e) if e.kind() == ErrorKind::NotFound => {}
+                Err(e) => return Err(e.within(format!("looking for the volume in bucket {name}"))),
+            }
+        }
+        Err(Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "no bucket of this gateway holds image {}; add the one it lives in with `tidegate bucket add NAME URL`",
+                found.fork.image
+            ),
+        ))
+    }
+
+    /// Makes a fork a volume of its own, which opens at once. The fork stays until it is discarded.
+    pub async fn open_fork(&self, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
+        let _one = self.changing.lock().await;
+        check_name("volume", &wanted.name)?;
+        wanted.access.authentication()?;
+        wanted.access.allow()?;
+        self.refuse_duplicate(&wanted.name)?;
+        let found = self.find_fork(fork)?;
+        let (bucket_name, bucket) = self.bucket_of(&found).await?;
+        let env = self.env(&found.disk, bucket);
+        let clone = ImageId::generate(&*self.seams.entropy);
+        let record = image::open_fork(&env, found.fork.image, found.fork.epoch, clone, &wanted.name).await?;
+        let row = VolumeRow {
+            image: clone,
+            bucket: bucket_name,
+            disk: found.disk_name,
+            size: record.size,
+            block_size: record.block_size,
+            target: self.target_name(&wanted.name),
+            access: wanted.access,
+            name: wanted.name,
+        };
+        self.catalog.add_volume(&row)?;
+        let task = self.task(row)?;
+        task.open(None).await?;
+        Ok(task.view())
+    }
+
+    /// Gives a fork up for good.
+    pub async fn discard_fork(&self, fork: &str) -> Result<()> {
+        let _one = self.changing.lock().await;
+        let found = self.find_fork(fork)?;
+        let (_, bucket) = self.bucket_of(&found).await?;
+        image::discard_fork(&*bucket, &found.disk.spool, found.fork.image, found.fork.epoch).await
+    }
+}

@@ -1,0 +1,29 @@
+use super::*;
+
+const SOON: Duration = Duration::from_secs(1);
+
+#[test]
+fn uploads_make_way_only_while_clients_write_and_there_is_room_and_time() {
+    let start = Instant::now();
+    let mut courtesy = Courtesy::new(start);
+    assert!(!courtesy.makes_way(0.0, SOON, start), "nobody has written");
+    courtesy.observe(Seq(5), start);
+    assert!(courtesy.makes_way(0.1, SOON, start));
+    assert!(!courtesy.makes_way(PLENTY, SOON, start), "room comes first");
+    assert!(!courtesy.makes_way(0.1, OLDEST, start), "data must not stay here for long");
+    courtesy.observe(Seq(5), start + AT_WORK);
+    assert!(!courtesy.makes_way(0.1, SOON, start + AT_WORK * 2), "the same place again is no write");
+}
+
+#[test]
+fn rests_are_as_long_as_puts_took_and_bounded() {
+    let start = Instant::now();
+    let mut courtesy = Courtesy::new(start);
+    assert!(courtesy.rested(start));
+    courtesy.began(start);
+    let end = start + Duration::from_millis(100);
+    courtesy.ended(end);
+    assert!(!courtesy.rested(end) && courtesy.rested(end + Duration::from_millis(100) * RESTS));
+    courtesy.ended(start + Duration::from_secs(60));
+    assert_eq!(courtesy.rest_ends(end), Some(start + Duration::from_secs(60) + LONGEST_REST));
+}

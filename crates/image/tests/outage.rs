@@ -1,0 +1,255 @@
+//! Buckets that are away, slow or refuse (acceptance line A5; requirements C07, B12): writing goes on, slowed in time; no write waits
+//! long; all of it arrives afterwards, once; and one dead bucket is felt by its own volume alone.
+//!
+//! Sizes are a fortieth of real ones: 512 KiB/s of writes in place of 20 MB/s, and journal and local segments to match.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{ByteSize, ErrorKind, ImageId, SECTOR, Span};
+use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage};
+use image::Image;
+use local::{JournalOptions, SimDisk};
+use rig::{Running, Setup, faulty, pattern, paused, read, start};
+use tokio::time::Instant;
+
+const IMAGE: ImageId = ImageId([0x51; 16]);
+const OTHER: ImageId = ImageId([0x52; 16]);
+const SECTORS: u64 = 32 << 11;
+const BLOCK: u64 = 64 << 10;
+
+fn setup(spool_limit: ByteSize) -> Setup {
+    let mut setup = Setup::small();
+    setup.journal = JournalOptions {
+        capacity: 32 << 20,
+        file_size: 2 << 20,
+        max_reserved: 2 << 20,
+        ..JournalOptions::default()
+    };
+    setup.memory = ByteSize::mib(4);
+    setup.options.segment = ByteSize::mib(1);
+    setup.options.spool_above = 0.4;
+    setup.options.spool_limit = spool_limit;
+    setup.options.checkpoint_segments = 64;
+    setup.options.checkpoint_runs = 4000;
+    setup
+}
+
+/// Writes block after block, round and round, and remembers what was acknowledged where.
+struct Writer {
+    image: Image,
+    next: u64,
+    newest: Vec<Option<u64>>,
+    longest: Duration,
+    total: Duration,
+    busy: u64,
+}
+
+impl Writer {
+    fn new(image: Image) -> Writer {
+        let blocks = (SECTORS * SECTOR / BLOCK) as usize;
+        Writer {
+            image,
+            next: 0,
+            newest: vec![None; blocks],
+            longest: Duration::ZERO,
+            total: Duration::ZERO,
+            busy: 0,
+        }
+    }
+
+    async fn write(&mut self) -> bool {
+        let (id, at) = (self.next, self.next % self.newest.len() as u64);
+        let begun = Instant::now();
+        let done = async {
+            let admission = self.image.admit(BLOCK).await?;
+            let data = vec![pattern(id, BLOCK as usize, false)];
+            self.image.write(at * (BLOCK / SECTOR), data, false, admission).await
+        };
+        let done = done.await;
+        self.longest = self.longest.max(begun.elapsed());
+        self.total += begun.elapsed();
+        match done {
+            Ok(()) => {
+                self.newest[at as usize] = Some(id);
+                self.next += 1;
+                true
+            }
+            Err(e) => {
+                assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+                self.busy += 1;
+                false
+            }
+        }
+    }
+
+    /// 512 KiB/s for so long.
+    async fn steadily(&mut self, seconds: u64) {
+        let begun = Instant::now();
+        let mut due = begun;
+        while begun.elapsed() < Duration::from_secs(seconds) {
+            self.write().await;
+            due += Duration::from_millis(125);
+            tokio::time::sleep_until(due).await;
+        }
+    }
+
+    async fn verify(&self, image: &Image) {
+        for (at, id) in self.newest.iter().enumerate() {
+            let Some(id) = id else { continue };
+            let found = read(image, Span::new(at as u64 * (BLOCK / SECTOR), BLOCK / SECTOR)).await.unwrap();
+            assert!(found == pattern(*id, BLOCK as usize, false), "block {at}");
+        }
+    }
+}
+
+async fn world(spool_limit: ByteSize) -> (Arc<Memory>, Arc<Faults>, SimDisk, Running, Image) {
+    let store = Arc::new(Memory::new());
+    image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    let (path, faults) = faulty(&store, 1);
+    let disk = SimDisk::new(1);
+    let running = start(&disk, path, &setup(spool_limit), 1).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    (store, faults, disk, running, image)
+}
+
+/// Everything drains, nothing is left on the disk, and the bucket alone has it all.
+async fn drains(writer: &Writer, running: &Running, store: &Arc<Memory>) {
+    tokio::time::timeout(Duration::from_secs(600), writer.image.drain()).await.unwrap().unwrap();
+    let status = writer.image.status();
+    assert_eq!((status.dirty.0, status.spooled.0, running.spool.bytes()), (0, 0, 0), "{status:?}");
+    assert_eq!(status.trouble, None);
+    writer.verify(&writer.image).await;
+    writer.image.close().await.unwrap();
+    let other = start(&SimDisk::new(9), store.clone(), &Setup::small(), 9).await.unwrap();
+    writer.verify(&other.open(IMAGE, None).await.unwrap()).await;
+}
+
+async fn ten_minutes_of(outage: Outage) {
+    let (store, faults, _disk, running, image) = world(ByteSize::mib(800)).await;
+    let mut writer = Writer::new(image.clone());
+    writer.steadily(10).await;
+    faults.set_outage(outage);
+    writer.steadily(600).await;
+    let status = image.status();
+    assert!(status.trouble.is_some(), "the status says why nothing is uploaded: {status:?}");
+    assert!(status.dirty.0 > 250 << 20 && status.spooled.0 > 200 << 20, "{status:?}");
+    assert!(running.env.journal.usage().used < 24 << 20, "local segments relieve the journal");
+    assert_eq!(writer.busy, 0, "there was room all the time");
+    assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
+    faults.clear();
+    writer.steadily(10).await;
+    drains(&writer, &running, &store).await;
+}
+
+#[test]
+fn ten_minutes_without_the_bucket() {
+    paused(ten_minutes_of(Outage::Refusing));
+}
+
+#[test]
+fn ten_minutes_of_a_bucket_that_hangs() {
+    paused(ten_minutes_of(Outage::Hanging));
+}
+
+async fn bad_weather(plan: FaultPlan) {
+    let (store, faults, _disk, running, image) = world(ByteSize::mib(800)).await;
+    let mut writer = Writer::new(image);
+    faults.set_plan(plan);
+    writer.steadily(120).await;
+    assert_eq!(writer.busy, 0);
+    assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
+    assert!(faults.injected().values().sum::<u64>() >= 10, "{:?}", faults.injected());
+    assert!(writer.image.status().uploaded.0 > 10 << 20, "it gets on in bad weather too");
+    faults.clear();
+    drains(&writer, &running, &store).await;
+}
+
+#[test]
+fn every_second_call_is_refused() {
+    paused(bad_weather(FaultPlan { every: Some((2, Fault::Throttled)), ..FaultPlan::default() }));
+}
+
+#[test]
+fn answers_get_lost() {
+    paused(bad_weather(FaultPlan { chances: vec![(Fault::AnswerLost, 300)], ..FaultPlan::default() }));
+}
+
+/// The second home full too: writes are slowed long before, then refused as busy, each within its time; afterwards all goes on.
+#[test]
+fn even_the_second_home_is_full() {
+    paused(async {
+        let (store, faults, _disk, running, image) = world(ByteSize::mib(24)).await;
+        faults.set_outage(Outage::Refusing);
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(600).await;
+        assert!(writer.busy > 10, "it must come to its end: {} busy", writer.busy);
+        assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
+        let status = image.status();
+        assert!(status.dirty.0 <= 24 << 20, "its own limit holds: {status:?}");
+        assert!(status.spooled.0 <= 25 << 20);
+        faults.clear();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let before = writer.busy;
+        writer.longest = Duration::ZERO;
+        writer.steadily(30).await;
+        assert_eq!(writer.busy, before, "there is room again");
+        assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
+        drains(&writer, &running, &store).await;
+    });
+}
+
+/// Many writers at a full volume: those that give up waiting take nothing from those that come later.
+#[test]
+fn a_crowd_before_a_full_volume() {
+    paused(async {
+        let (_store, faults, _disk, _running, image) = world(ByteSize::mib(24)).await;
+        faults.set_outage(Outage::Refusing);
+        let mut crowd = tokio::task::JoinSet::new();
+        for _ in 0..32 {
+            let mut writer = Writer::new(image.clone());
+            crowd.spawn(async move {
+                writer.steadily(120).await;
+                writer.longest
+            });
+        }
+        tokio::time::sleep(Duration::from_secs(110)).await;
+        faults.clear();
+        while let Some(longest) = crowd.join_next().await {
+            assert!(longest.unwrap() < Duration::from_secs(10));
+        }
+        let mut writer = Writer::new(image);
+        writer.steadily(20).await;
+        assert_eq!(writer.busy, 0, "room came back at once");
+    });
+}
+
+/// One volume's bucket is dead for the whole run; another on the same journal goes on as if nothing were.
+#[test]
+fn a_dead_bucket_is_felt_by_its_own_volume_alone() {
+    async fn pace_of_the_other(dead: bool) -> Duration {
+        let (_store, faults, disk, running, image) = world(ByteSize::mib(24)).await;
+        disk.set_latency(local::SimLatency {
+            sync: Duration::from_millis(1),
+            ..local::SimLatency::default()
+        });
+        let healthy = Arc::new(Memory::new());
+        image::create(&*healthy, 0, OTHER, "vol2", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let other = running.open_on(healthy as Arc<dyn Bucket>, OTHER, None).await.unwrap();
+        if dead {
+            faults.set_outage(Outage::Refusing);
+        }
+        let (mut stuck, mut lively) = (Writer::new(image), Writer::new(other));
+        tokio::join!(stuck.steadily(400), lively.steadily(400));
+        assert_eq!(dead, stuck.busy > 0);
+        assert_eq!(lively.busy, 0);
+        lively.total / lively.next as u32
+    }
+    let alone = paused(pace_of_the_other(false));
+    let beside = paused(pace_of_the_other(true));
+    println!("a write took {alone:?}, beside a dead bucket {beside:?}");
+    assert!(beside <= alone.mul_f64(1.1), "{alone:?} became {beside:?}");
+}
