@@ -34,7 +34,11 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result {
 
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
-    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    tail_of(&String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()))
+}
+
+/// The last lines of what was printed.
+pub fn tail_of(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
