@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::process::{output_within, run, shown, tail_of};
+use crate::process::{failed_tests, output_within, run, shown, tail_of};
 use crate::{Result, setup};
 
 /// Break the sources on purpose, one thing at a time, and see whether the tests notice.
 ///
 /// Works on a copy in the target directory. Fails if a sabotage goes unnoticed, or if its line is not there any more.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub struct Arguments {
     /// Only those whose names contain this.
     #[arg(long)]
@@ -237,9 +237,7 @@ impl Tree {
         if ended.timed_out {
             return Err(format!("{} did not end within {} s", shown(&command), LIMIT.as_secs()).into());
         }
-        let mut names: Vec<&str> = ended.text.lines().filter_map(failed_test).collect();
-        names.sort_unstable();
-        names.dedup();
+        let names = failed_tests(&ended.text);
         match (ended.status, names.is_empty()) {
             (Some(0), true) if ended.text.contains("test result: ok. 0 passed") => {
                 Err(format!("{} runs no test", shown(&command)).into())
@@ -254,11 +252,6 @@ impl Tree {
             .into()),
         }
     }
-}
-
-/// `---- NAME stdout ----` heads the output of each test that failed.
-fn failed_test(line: &str) -> Option<&str> {
-    line.strip_prefix("---- ")?.strip_suffix(" stdout ----")
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! A sabotage that does not fit the sources any more is found here, in every test run, and not only when it is tried.
 
-use super::{ALL, failed_test, sabotaged};
+use super::{ALL, sabotaged};
 use crate::setup;
 
 #[test]
@@ -13,10 +13,4 @@ fn every_sabotage_has_its_line() {
         assert!(sabotaged(&format!("{text}\n{}\n", sabotage.line), sabotage).is_err(), "{}", sabotage.name);
         assert!(!sabotage.tests.is_empty());
     }
-}
-
-#[test]
-fn failing_tests_are_known_by_name() {
-    assert_eq!(failed_test("---- journal::tests::torn stdout ----"), Some("journal::tests::torn"));
-    assert_eq!(failed_test("test journal::tests::torn ... ok"), None);
 }
