@@ -33,8 +33,8 @@ struct Sabotage {
 /// A set of tests, as cargo is told.
 type Tests = &'static [&'static str];
 
-const JOURNAL: Tests = &["--package", "tidegate-local", "--lib", "journal"];
-const CACHE: Tests = &["--package", "tidegate-local", "--lib", "cache"];
+const JOURNAL: Tests = &["--package", "tidegate-local", "--lib", "journal::"];
+const CACHE: Tests = &["--package", "tidegate-local", "--lib", "cache::"];
 const CHAIN: Tests = &["--package", "tidegate-chain", "--lib"];
 const DAMAGE: Tests = &["--package", "tidegate-image", "--test", "damage"];
 const FORKS: Tests = &["--package", "tidegate-image", "--test", "forks"];
