@@ -113,12 +113,12 @@ fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
     all.get(all.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// How far some figures lie apart: half the distance of the quartiles, as a part of the median.
+/// How far some figures lie apart: from the least to the greatest, as a part of the median.
 fn spread(figures: impl IntoIterator<Item = f64>) -> f64 {
-    let mut all: Vec<f64> = figures.into_iter().collect();
-    all.sort_by(f64::total_cmp);
-    let at = |quarter: usize| all[(all.len() - 1) * quarter / 4];
-    if all.is_empty() { f64::NAN } else { (at(3) - at(1)) / 2.0 / at(2) }
+    let all: Vec<f64> = figures.into_iter().collect();
+    let (least, greatest) =
+        all.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, g), f| (l.min(*f), g.max(*f)));
+    (greatest - least) / median(all)
 }
 
 #[cfg(test)]

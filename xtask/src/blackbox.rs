@@ -159,13 +159,15 @@ fn killed_under_load(dir: &Path) -> Result {
     let mut demo = Demo::start(dir, "2GiB", None)?;
     let share = dir.join("share");
     std::fs::create_dir(&share)?;
-    let text = script(&demo.portal(), demo.target(), include_str!("blackbox/killed.sh"));
+    // The guest counts the files it has synced: the kills come after so many, and the gateway stays away so many seconds.
+    let kills = [(3, 0), (8, 3)];
+    let text = format!("KILLS={}\n{}", kills.len(), include_str!("blackbox/killed.sh"));
+    let text = script(&demo.portal(), demo.target(), &text);
     let output = share.join("output");
     let plan =
         guest::Plan { share: &share, disks: &[], limit: MINUTES, output: Some(&output), command: &text };
     let mut guest = guest::Guest::boot(&plan)?;
-    // The guest counts the files it has synced; it is killed between the third and the end, twice.
-    for (count, pause) in [(3, 0), (8, 3)] {
+    for (count, pause) in kills {
         until("the guest's load", MINUTES, || {
             if !guest.is_running()? {
                 return Err(format!("the guest ended early:\n{}", crate::process::tail(&output)).into());

@@ -8,6 +8,7 @@ mod fuzz;
 mod guest;
 mod process;
 mod product;
+mod sabotage;
 mod setup;
 mod soak;
 mod suite;
@@ -40,6 +41,8 @@ enum Verb {
     /// Long runs that try to lose data.
     #[command(subcommand)]
     Soak(soak::Verb),
+    /// Break what keeps data safe, in a copy of the sources, and see whether the tests notice.
+    Sabotage(sabotage::Arguments),
     /// Measure against the peers.
     #[command(subcommand)]
     Bench(bench::Verb),
@@ -54,6 +57,7 @@ fn main() -> ExitCode {
         Verb::Guest(arguments) => return guest::main(&arguments),
         Verb::Suite(arguments) => suite::main(&arguments),
         Verb::Soak(verb) => soak::main(&verb),
+        Verb::Sabotage(arguments) => sabotage::main(&arguments),
         Verb::Bench(verb) => bench::main(&verb),
         Verb::Fuzz(arguments) => fuzz::main(&arguments),
     };

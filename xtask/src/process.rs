@@ -34,9 +34,31 @@ pub fn run_logged(command: &mut Command, log: &Path) -> Result {
 
 /// The last lines of a log.
 pub fn tail(log: &Path) -> String {
-    let text = String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()).into_owned();
+    tail_of(&String::from_utf8_lossy(&std::fs::read(log).unwrap_or_default()))
+}
+
+/// The last lines of what was printed.
+pub fn tail_of(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(30)..].join("\n")
+}
+
+/// The tests that failed, from what cargo printed: libtest heads the output of each with `---- NAME stdout ----`,
+/// cargo-nextest has a line `FAIL [time] (n/m) BINARY NAME`.
+pub fn failed_tests(text: &str) -> Vec<&str> {
+    let mut names: Vec<&str> = text.lines().filter_map(failed_test).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+fn failed_test(line: &str) -> Option<&str> {
+    let mut words = line.split_whitespace();
+    match words.next()? {
+        "----" if line.ends_with(" stdout ----") => words.next(),
+        "FAIL" => words.next_back(),
+        _ => None,
+    }
 }
 
 /// How a command ended that had a limit.
@@ -173,3 +195,6 @@ impl Drop for Server {
 pub fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::process::{output_within, run, run_logged, shown, until};
 use crate::product::{Demo, Serve};
-use crate::{Result, setup};
+use crate::{Result, sabotage, setup};
 
 mod power;
 
 /// The verbs of `soak`.
 #[derive(Subcommand)]
 pub enum Verb {
+    /// All that follow, and the sabotage: what A3 asks for. Takes hours.
+    All,
     /// kill -9 at random moments under a checking writer, then the bucket alone (A3).
     Crash {
         /// How often it is killed.
@@ -41,6 +43,12 @@ pub enum Verb {
 /// The verb `soak`.
 pub fn main(verb: &Verb) -> Result {
     match verb {
+        Verb::All => {
+            crash_rounds(200, 1)?;
+            power::main(&power::Arguments::default())?;
+            sim(0, 10_000)?;
+            sabotage::main(&sabotage::Arguments::default())
+        }
         Verb::Crash { rounds, seed } => crash_rounds(*rounds, *seed),
         Verb::Power(arguments) => power::main(arguments),
         Verb::Sim { seeds, first } => sim(*first, *seeds),

@@ -182,10 +182,10 @@ fn show(loads: &[&Load], table: &[[Column; 3]]) {
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match worst {
         Some((spread, load)) if spread < VALID => {
-            println!("valid: tgtd's spread is at most {:.1} % ({load})", spread * 1e2)
+            println!("valid: from tgtd's worst round to its best are at most {:.1} % ({load})", spread * 1e2)
         }
         Some((spread, load)) => println!(
-            "NOT VALID: tgtd's own spread is {:.1} % ({load}); run it on a quiet machine",
+            "NOT VALID: from tgtd's worst round to its best are {:.1} % ({load}); run it on a quiet machine",
             spread * 1e2
         ),
         None => println!("NOT VALID: nothing was measured"),

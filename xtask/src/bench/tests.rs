@@ -7,9 +7,10 @@ fn medians_and_spreads() {
     assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
     assert_eq!(median([5.0]), 5.0);
     assert_eq!(spread([100.0; 5]), 0.0);
-    assert_eq!(spread([80.0, 90.0, 100.0, 110.0, 120.0]), 0.1);
-    // One stray round does not make a run invalid: that is why medians are taken.
-    assert_eq!(spread([100.0, 100.0, 100.0, 100.0, 500.0]), 0.0);
+    assert_eq!(spread([80.0, 90.0, 100.0, 110.0, 120.0]), 0.4);
+    // One stray round makes a run invalid: what disturbed it may have disturbed the others' figures as well.
+    assert_eq!(spread([100.0, 100.0, 100.0, 100.0, 500.0]), 4.0);
+    assert!(spread([]).is_nan());
 }
 
 #[test]

@@ -42,3 +42,4 @@ fi
   echo 'discovery.sendtargets.auth.password = initiator-secret'
 } >>/etc/iscsi/iscsid.conf
 discover | grep -F "$ONE" || fail "discovery with CHAP does not show $ONE"
+quiet

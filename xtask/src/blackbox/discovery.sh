@@ -16,6 +16,7 @@ dd if="$D" bs=64k count=1 iflag=direct status=none | cmp - /tmp/data
 dd if="$D" bs=1M skip=1 count=1 iflag=direct status=none | cmp - <(head -c 1048576 /dev/zero)
 logout
 login
+D=$(disk)
 dd if="$D" bs=64k count=1 iflag=direct status=none | cmp - /tmp/data
 logout
 quiet

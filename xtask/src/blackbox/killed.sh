@@ -1,5 +1,5 @@
 # Writes and syncs files until told that it is enough, while the gateway is killed and started again. What was synced
-# before and after must be there in the end.
+# before and after must be there in the end. KILLS is how often that happens.
 discover
 # The initiator holds commands back while it has no session, for as long as the gateway may take to recover.
 setting "$TARGET" node.session.timeo.replacement_timeout 120
@@ -36,4 +36,4 @@ mount -o ro "$D" /mnt/d
 (cd /mnt/d && md5sum --quiet -c /tmp/sums) || fail "a synced file is not what it was"
 umount /mnt/d
 logout
-quiet
+quiet "$KILLS"

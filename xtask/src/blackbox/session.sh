@@ -1,7 +1,13 @@
 # The initiator's side of a session, for the scripts that follow.
 fail() { echo "FAIL: $*" >&2; exit 1; }
 discover() { iscsiadm -m discovery -t sendtargets -p "$PORTAL"; }
-login() { iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --login && udevadm settle; }
+# Each counts: the kernel is told of a power-on (unit attention 29h) once in every session.
+LOGINS=0
+login() {
+  iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --login || return
+  LOGINS=$((LOGINS + 1))
+  udevadm settle
+}
 logout() { iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --logout; }
 setting() { iscsiadm -m node -T "$1" -p "$PORTAL" -o update -n "$2" -v "$3"; }
 disk() {
@@ -15,9 +21,16 @@ disk() {
   fail "no disk of ${1:-$TARGET}: $(ls /dev/disk/by-path 2>&1)"
 }
 # Neither an abort nor a reset nor an error may have come up to the kernel's SCSI layers. Every new session begins by telling
-# of a power-on (unit attention 29h), which the kernel logs as "Power-on or device reset": that is no reset of its own.
+# of a power-on (unit attention 29h), which the kernel logs as "Power-on or device reset occurred": that is no reset of its
+# own, but there must be exactly one for each login, the kernel's own after a lost connection (RECOVERIES) included.
 quiet() {
+  local told
   if dmesg | grep -v 'Power-on or device reset occurred' | grep -iE 'abort|reset|I/O error|Medium Error|rejecting I/O|offlined|critical target'; then
     fail "the kernel complains, see above"
   fi
+  told=$(dmesg | grep -c 'Power-on or device reset occurred' || true)
+  [ "$told" = $((LOGINS + ${1:-0})) ] || {
+    dmesg | tail -n 40
+    fail "$told power-ons told in $LOGINS logins and ${1:-0} recoveries"
+  }
 }

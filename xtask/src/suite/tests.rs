@@ -1,6 +1,6 @@
 //! The judge must not be fooled by what surrounds a test.
 
-use super::{Expectations, Verdict, judge};
+use super::{Expectations, Kind, Verdict, judge, weigh};
 
 const PASSED: &str = "    [SKIPPED] set-up could not\nSuite: Read10\n  Test: Simple ...passed\n\
 Run Summary:    Type  Total    Ran Passed Failed Inactive\n   suites      1      1    n/a      0        0\n   \
@@ -29,11 +29,13 @@ fn failures_and_crashes_are_seen() {
 }
 
 #[test]
-fn complaints_on_the_way_to_a_pass_are_told_but_those_of_tear_down_are_not() {
+fn complaints_are_told_wherever_they_stand() {
     let own = PASSED.replace("...passed", "...    [FAILED] WRITE10 command failed\npassed");
     assert!(matches!(judge("ALL.X.Y", Some(0), &own), Verdict::Complained(w) if w.contains("WRITE10")));
     let after = PASSED.replace("...passed", "...passed    [FAILED] PRIN command: failed with sense.");
-    assert_eq!(judge("ALL.X.Y", Some(0), &after), Verdict::Passed);
+    assert!(matches!(judge("ALL.X.Y", Some(0), &after), Verdict::Complained(w) if w.contains("PRIN")));
+    let before = format!("    [FAILED] MODESENSE6 command failed\n{PASSED}");
+    assert!(matches!(judge("ALL.X.Y", Some(0), &before), Verdict::Complained(_)));
 }
 
 #[test]
@@ -52,7 +54,32 @@ fn skips_count_only_inside_the_test() {
 #[test]
 fn every_exception_has_its_reason() {
     let list = Expectations::read().unwrap();
-    let exceptions = list.exceptions().unwrap();
-    assert!(exceptions.values().all(|(_, reason)| reason.len() > 20));
+    assert!(!list.exceptions().unwrap().is_empty());
+    assert!(list.exception.iter().all(|e| e.reason.len() > 20 && e.section.contains('§')));
     assert!(list.minimum_passed >= 212, "A1");
+}
+
+/// What goes against the list fails the run, the unexpected pass too.
+#[test]
+fn the_list_is_binding() {
+    let exceptions = [("a", Kind::Fail), ("b", Kind::Skip), ("c", Kind::Complaint)].into();
+    let word = || "why".to_owned();
+    let as_listed = [
+        ("a".to_owned(), Verdict::Failed(word())),
+        ("b".to_owned(), Verdict::Skipped(word())),
+        ("c".to_owned(), Verdict::Complained(word())),
+        ("d".to_owned(), Verdict::Passed),
+    ];
+    let summary = weigh(&as_listed, &exceptions, Some(2)).unwrap();
+    assert_eq!(summary, "2 passed (1 of them with a complaint on the list), 1 skipped, 1 failed");
+    assert!(weigh(&as_listed, &exceptions, Some(3)).is_err(), "too few pass");
+    let others =
+        [Verdict::Failed(word()), Verdict::Skipped(word()), Verdict::Complained(word()), Verdict::Passed];
+    for at in 0..as_listed.len() {
+        for other in others.iter().filter(|other| **other != as_listed[at].1) {
+            let mut verdicts = as_listed.clone();
+            verdicts[at].1 = other.clone();
+            assert!(weigh(&verdicts, &exceptions, None).is_err(), "{} with {other:?}", verdicts[at].0);
+        }
+    }
 }

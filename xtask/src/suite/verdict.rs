@@ -5,7 +5,7 @@
 pub enum Verdict {
     /// It ran and was content.
     Passed,
-    /// It was content, yet wrote `[FAILED]` on its way there: it asked for that answer, or asked again. To be looked at.
+    /// It was content, yet something wrote `[FAILED]`: the test on its way, or what tidies up after it. To be looked at.
     Complained(String),
     /// It did not run, for this reason.
     Skipped(String),
@@ -35,25 +35,22 @@ impl Verdict {
 
 /// Judges what one test printed. `status` is `None` if a signal ended it.
 ///
-/// Set-up and tear-down print marks of their own, so only the test's own part counts: from `Suite:` to its verdict. The
-/// summary must show exactly one test run and none failed: what says nothing has not passed.
+/// A pass needs a summary that shows exactly one test run and none failed, for what says nothing has not passed; and no
+/// `[FAILED]` anywhere, be it of set-up or tear-down.
 pub fn judge(test: &str, status: Option<i32>, text: &str) -> Verdict {
     let Some(status) = status.filter(|s| *s < 128) else {
         return Verdict::Failed(format!("it crashed: {}", last_line(text)));
     };
     let summary = text.lines().find_map(summary_counts);
-    let body = text.split_once("Suite:").map_or(text, |(_, body)| body);
-    let body = body.split("Run Summary").next().unwrap_or(body);
-    // Tear-down's marks follow the verdict, on the same line.
-    let own = body.rsplit_once("passed").map_or(body, |(own, _)| own);
     let complaints: Vec<&str> =
-        own.lines().filter(|l| l.contains("FAILED") || is_assertion(l)).map(str::trim).collect();
+        text.lines().filter(|l| l.contains("FAILED") || is_assertion(l)).map(str::trim).collect();
     let shown = || complaints.join(" | ").chars().take(300).collect();
     if summary.is_some_and(|[_, _, _, failed]| failed > 0) || text.lines().any(is_assertion) {
         return Verdict::Failed(shown());
     }
     // Every set-up clears reservations; only the tests of PERSISTENT RESERVE IN mean it when they skip it.
     let about_reserve_in = test.split('.').nth(1).is_some_and(|suite| suite.starts_with("Prin"));
+    let body = text.split_once("Suite:").map_or(text, |(_, body)| body);
     let skip = body
         .lines()
         .filter_map(|l| l.split_once("[SKIPPED]"))

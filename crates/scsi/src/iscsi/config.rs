@@ -206,7 +206,8 @@ pub struct Limits {
     pub login_time: Duration,
     /// A silent initiator is asked whether it lives after this time.
     pub idle_time: Duration,
-    /// Time for its answer.
+    /// Time for its answer. Generous, for a host may be paused for a minute (a snapshot of a virtual machine, a client that
+    /// sleeps between commands); one that has really gone and comes back replaces its session at once.
     pub ping_time: Duration,
     /// Sessions of all targets together.
     pub sessions: usize,
@@ -223,7 +224,7 @@ impl Default for Limits {
             session_bytes: 64 << 20,
             login_time: Duration::from_secs(15),
             idle_time: Duration::from_secs(15),
-            ping_time: Duration::from_secs(20),
+            ping_time: Duration::from_secs(60),
             sessions: 4096,
         }
     }
