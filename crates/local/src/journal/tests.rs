@@ -281,6 +281,29 @@ fn a_failed_sync_poisons_the_journal() {
     });
 }
 
+/// A6: what has rotted since it was written is never handed out, and the error says where it is.
+#[test]
+fn a_rotten_payload_is_not_read() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let (journal, _) = open(&disk, &small(), 1).await.unwrap();
+        let seen = Arc::new(Seen::default());
+        let handle = journal.attach(image(1), seen.clone()).unwrap();
+        write(&handle, data(1, 8)).await.unwrap();
+        let (_, _, location) = seen.committed.lock()[0];
+        assert_eq!(journal.read(location).await.unwrap(), vec![1; 4096]);
+        let name = journal.shared().name_of(location.file);
+        disk.rot(&name, location.offset + 100);
+        for read in [journal.read(location).await, journal.try_read(location).map(Option::unwrap_or_default)]
+        {
+            let error = read.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            let text = error.to_string();
+            assert!(text.contains(&name) && text.contains(&location.offset.to_string()), "{text}");
+        }
+    });
+}
+
 #[test]
 fn records_queued_together_share_one_sync() {
     block_on(async {
