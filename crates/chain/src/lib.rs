@@ -17,7 +17,7 @@ pub use checkpoint::{Checkpoint, Page, PageRef, Row, RowId, Table};
 pub use epoch::{Continuation, EpochRecord, FenceRecord, ImageRecord};
 pub use extent::{ExtentMap, Piece};
 pub use pin::{Pin, list_pins};
-pub use reader::{Chain, Loaded, fence_seq, load, read_epoch};
+pub use reader::{Chain, Loaded, fence_seq, load, read_epoch, read_header};
 pub use segment::{
     Codec, Extent, ExtentKind, FRAME_BYTES, FRAME_SECTORS, Frame, Header, HeaderDraft, Kind, Placement,
     Position, Sealed, SegmentDraft, StateChange, Target, decode_frame, encode_frame,

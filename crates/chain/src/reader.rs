@@ -151,7 +151,7 @@ pub async fn fence_seq(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Res
 }
 
 /// Fetches and checks one header. `NotFound` if absent; `Corrupt`, with the object's name, if it is not that segment.
-pub(crate) async fn read_header(
+pub async fn read_header(
     bucket: &dyn Bucket,
     image: ImageId,
     epoch: Epoch,

@@ -6,6 +6,8 @@
 //! space comes free and the local segment goes. When the bucket does not keep up, the oldest segments become local
 //! segments, which frees the journal just as well.
 
+mod upkeep;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +19,9 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::checkpoint::{Made, Plan};
+use crate::checkpoint::Made;
 use crate::collect::Collector;
+use crate::compact::{Compactor, Copies};
 use crate::core::{Core, SEGMENT_RECORDS};
 use crate::courtesy::Courtesy;
 use crate::dirty::{DirtyRecord, SpooledSegment};
@@ -65,6 +68,9 @@ pub(crate) struct Destager {
     pub puts: FuturesUnordered<BoxFuture<'static, PutDone>>,
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
+    compactor: Compactor,
+    copying: Option<BoxFuture<'static, Result<Copies>>>,
+    compact_after: Instant,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
     courtesy: Courtesy,
@@ -78,6 +84,7 @@ enum Action {
     Put(PutDone),
     Checked(Number, Result<()>),
     Checkpointed(Result<Box<Made>>),
+    Copied(Result<Copies>),
     Look,
 }
 
@@ -113,6 +120,9 @@ impl Destager {
             puts: FuturesUnordered::new(),
             check: None,
             checkpoint: None,
+            compactor: Compactor::default(),
+            copying: None,
+            compact_after: now,
             courtesy: Courtesy::new(now),
             waiters: Vec::new(),
             closing: None,
@@ -155,6 +165,7 @@ impl Destager {
             Some((covers, result)) = maybe(&mut self.check) => Action::Checked(covers, result),
             Some(done) = self.puts.next(), if !self.puts.is_empty() => Action::Put(done),
             Some(made) = maybe(&mut self.checkpoint) => Action::Checkpointed(made),
+            Some(copied) = maybe(&mut self.copying) => Action::Copied(copied),
             () = core.wake.notified() => Action::Look,
             () = tokio::time::sleep_until(deadline) => Action::Look,
         }
@@ -178,6 +189,10 @@ impl Destager {
             Action::Checkpointed(made) => {
                 self.checkpoint = None;
                 self.checkpointed(made)?;
+            }
+            Action::Copied(copied) => {
+                self.copying = None;
+                self.copied(copied);
             }
             Action::Look => {}
         }
@@ -216,6 +231,7 @@ impl Destager {
         self.start_puts();
         self.start_check();
         self.start_checkpoint();
+        self.start_copying();
         self.answer_waiters();
         self.collector.delete_due(&self.core, &self.own);
         self.seal_close();
@@ -577,63 +593,13 @@ impl Destager {
         }
     }
 
-    fn start_checkpoint(&mut self) {
-        if self.checkpoint.is_some() || self.since_checkpoint == 0 || Instant::now() < self.checkpoint_after {
-            return;
-        }
-        let options = &self.core.env.options;
-        let runs = self.core.layers.read().delta.len();
-        let idle = self.outgoing.is_empty() && self.core.backlog.lock().queue.is_empty();
-        let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable_seq)
-            || (self.closing.is_some() && idle && runs > 0);
-        let due = runs >= options.checkpoint_runs || self.since_checkpoint >= options.checkpoint_segments;
-        if !due && !asked {
-            return;
-        }
-        let plan = Plan::freeze(&self.core, self.durable, self.durable_seq, self.collector.newest());
-        self.since_checkpoint = 0;
-        let (core, own) = (self.core.clone(), self.own.clone());
-        self.checkpoint = Some(Box::pin(async move { plan.make(&core, &own).await.map(Box::new) }));
-    }
-
-    fn checkpointed(&mut self, made: Result<Box<Made>>) -> Result<()> {
-        match made {
-            Ok(made) => {
-                let made = *made;
-                made.install(&self.core);
-                self.core.progress.lock().checkpoint = made.root.position.number;
-                let victims = self.collector.checkpointed(made.kept, made.garbage);
-                self.delete(victims);
-                Ok(())
-            }
-            Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
-            Err(e) => {
-                // The frozen delta stays where it is and readers use it; the next attempt takes both.
-                Plan::thaw(&self.core);
-                self.since_checkpoint = self.since_checkpoint.max(1);
-                self.checkpoint_after = Instant::now() + Duration::from_secs(10);
-                self.trouble(format!("cannot write a checkpoint: {e}"));
-                Ok(())
-            }
-        }
-    }
-
-    /// Puts the names of segments that nothing needs into the chain; they are deleted once that counts, after a grace.
-    fn delete(&mut self, victims: Vec<(base::Epoch, Number)>) {
-        for chunk in victims.chunks(4096) {
-            let mut content = SegmentDraft::default();
-            chunk.iter().for_each(|(epoch, number)| content.delete(*epoch, *number));
-            let draft = self.draft(Kind::Data, self.sealed_seq.next(), self.sealed_seq);
-            self.push(content.seal(draft), draft, 0, None);
-        }
-    }
-
     /// When closing and all is counted and checkpointed: the last segment.
     fn seal_close(&mut self) {
         let idle = self.outgoing.is_empty()
             && self.inherited.is_empty()
             && self.core.backlog.lock().queue.is_empty()
-            && self.checkpoint.is_none();
+            && self.checkpoint.is_none()
+            && self.copying.is_none();
         let mapped = !self.core.layers.read().delta.is_empty() && Instant::now() >= self.checkpoint_after;
         if self.closing.is_none() || self.close_sealed || !idle || (mapped && self.since_checkpoint > 0) {
             return;

@@ -59,6 +59,10 @@ pub struct Options {
     pub pages: usize,
     /// How long a segment that nothing points at is kept.
     pub grace: Duration,
+    /// How many bytes in the bucket may be dead for each one that lives; more are compacted away.
+    pub garbage: f64,
+    /// So much more may be dead in any case.
+    pub garbage_slack: ByteSize,
 }
 
 impl Default for Options {
@@ -75,6 +79,8 @@ impl Default for Options {
             checkpoint_segments: 256,
             pages: 1024,
             grace: Duration::from_secs(600),
+            garbage: 0.5,
+            garbage_slack: ByteSize::mib(256),
         }
     }
 }

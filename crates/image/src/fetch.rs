@@ -167,7 +167,8 @@ impl Core {
         }
     }
 
-    async fn collect(self: &Arc<Self>, pieces: &[(Span, Source)]) -> Result<Vec<Bytes>> {
+    /// The bytes of all pieces, one behind the other; a piece in the bucket comes in one part.
+    pub async fn collect(self: &Arc<Self>, pieces: &[(Span, Source)]) -> Result<Vec<Bytes>> {
         // From the cache just what is asked for; from the bucket whole frames, all at a time.
         let mut hits = Vec::with_capacity(pieces.len());
         let mut absent = Vec::new();

@@ -152,7 +152,9 @@ impl Layers {
                 ExtentKind::Data(at) => self.map(extent.span, target(at)),
                 ExtentKind::Zero => self.map(extent.span, Target::Zero),
                 ExtentKind::Hole => self.map(extent.span, Target::Hole),
-                ExtentKind::Moved { at, from } => self.map_moved(extent.span, target(at), from),
+                ExtentKind::Moved { at, from } => {
+                    self.map_moved(extent.span, target(at), (header.image, from.0, from.1));
+                }
             }
         }
     }
@@ -174,12 +176,12 @@ impl Layers {
     }
 
     /// A copy counts only where the map still points at what was copied.
-    fn map_moved(&mut self, span: Span, target: Target, from: (Epoch, Number)) {
+    fn map_moved(&mut self, span: Span, target: Target, from: (ImageId, Epoch, Number)) {
         let mut still = Vec::new();
         let table = &self.table;
         let mut visit = |run: Span, old: Target| {
             if let Target::Frame { row, .. } = old
-                && table.get(&row).is_some_and(|r| (r.epoch, r.number) == from)
+                && table.get(&row).is_some_and(|r| (r.origin, r.epoch, r.number) == from)
             {
                 still.push(run);
             }

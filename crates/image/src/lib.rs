@@ -6,6 +6,7 @@
 mod admission;
 mod checkpoint;
 mod collect;
+mod compact;
 mod core;
 mod courtesy;
 mod destage;
@@ -28,6 +29,7 @@ pub use admission::Admission;
 pub use dirty::DirtyMemory;
 pub use env::{Env, Event, Events, Options, Severity};
 pub use fork::{Fork, clones_of, discard_fork, forks, open_fork, unpin_clone};
+pub use local::turn;
 pub use open::{OpenRequest, create};
 pub use status::{Condition, Status};
 

@@ -98,6 +98,12 @@ pub trait DiskFile: Send + Sync + Debug {
         self.sync().await
     }
 
+    /// Whether writing, [`DiskFile::write_durable`] included, is over when its future has been polled once: the calling thread
+    /// waits for the disk.
+    fn writes_at_once(&self) -> bool {
+        false
+    }
+
     /// Syncs, and lets later reads come from the disk itself rather than from memory, so that what a recovery finds is
     /// what a power cut would leave, even after a failed sync in a former process.
     async fn settle(&self) -> Result<()> {

@@ -14,7 +14,7 @@ pub use cache::{Cache, CacheOptions, CacheStats, LineKey, Lookup};
 pub use disk::{Disk, DiskFile};
 pub use journal::{
     Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage, Record,
-    RecordKind, Recovered, Recovery, Reservation,
+    RecordKind, Recovered, Recovery, Reservation, turn,
 };
 pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};

@@ -226,7 +226,8 @@ async fn serve(
                 }
             }
         }
-        while let Poll::Ready(Some(())) = connections.poll_next_unpin(cx) {}
+        let alone = connections.len() == 1;
+        image::turn(alone, || while let Poll::Ready(Some(())) = connections.poll_next_unpin(cx) {});
         match open || !connections.is_empty() {
             true => Poll::Pending,
             false => Poll::Ready(()),

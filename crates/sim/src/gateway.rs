@@ -182,5 +182,7 @@ fn options_for_small_worlds() -> Options {
         checkpoint_segments: 12,
         pages: 4,
         grace: Duration::from_secs(20),
+        garbage: 0.3,
+        garbage_slack: ByteSize::kib(64),
     }
 }

@@ -97,6 +97,7 @@ impl Setup {
                 checkpoint_segments: 6,
                 pages: 4,
                 grace: Duration::from_secs(20),
+                garbage_slack: ByteSize::kib(128),
                 ..Options::default()
             },
             name: "alpha",

@@ -1,7 +1,11 @@
 //! The committer: the only one who writes to the journal's files; and the preparer, who makes them.
 
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use base::{AlignedBuf, Error, ErrorKind, ImageId, Result};
 use bytes::Bytes;
@@ -21,18 +25,34 @@ pub(super) struct Start {
     pub number: u64,
 }
 
-struct Committer {
-    shared: Arc<Shared>,
+/// Whoever holds it writes: the journal's own thread, or for once the thread that brought the record.
+pub(super) struct Committer {
     now: Start,
     /// When to write a mark, if something is not covered by one.
     mark_due: Option<Instant>,
+    /// Whether the journal's thread will look by then.
+    mark_awaited: bool,
+    /// How many of the last batches had one record each.
+    lone: u32,
+    /// How long the last batch took.
+    took: Duration,
+}
+
+/// After so many batches of one record each, nobody is there whose records could go along with the next one.
+const LONE: u32 = 8;
+/// A disk that takes longer than this is not waited for by a thread that has other things to do.
+const QUICK: Duration = Duration::from_millis(2);
+
+/// What the journal's thread does when there is nothing to write.
+enum Rest {
+    /// It looks again when there is work, or at this time.
+    Until(Option<Instant>),
+    End,
 }
 
 enum Work {
     Batch(Batch),
     NewFile,
-    Mark,
-    End,
 }
 
 /// What one batch will hold and how long its parts are.
@@ -78,53 +98,88 @@ fn is_direct(record: &Record) -> bool {
     !record.payload.is_empty() && record.payload.iter().all(aligned)
 }
 
-/// Runs until the journal is closed or a write fails.
-pub(super) async fn run(shared: Arc<Shared>, start: Start) {
-    let mut committer = Committer { shared: shared.clone(), now: start, mark_due: None };
-    let ended = loop {
-        let step = match committer.next().await {
-            Work::Batch(batch) => committer.write_batch(batch).await,
-            Work::NewFile => committer.begin_file().await,
-            Work::Mark => committer.write_mark().await,
-            Work::End => break Ok(()),
+/// The journal's thread: runs until the journal is closed or a write fails.
+pub(super) async fn run(shared: Arc<Shared>) {
+    loop {
+        let rest = match shared.committer.lock().await.as_mut() {
+            Some(committer) => committer.work_off(&shared).await,
+            None => Ok(Rest::End),
         };
-        if let Err(e) = step {
-            break Err(e);
+        let more = shared.work.notified();
+        match rest {
+            Ok(Rest::Until(None)) => more.await,
+            // Work or the time for a mark: it will see.
+            Ok(Rest::Until(Some(due))) => timeout_at(due, more).await.unwrap_or_default(),
+            Ok(Rest::End) => return shared.end(),
+            Err(e) => return shared.poison(e),
         }
-    };
-    match ended {
-        Ok(()) => shared.end(),
-        Err(e) => shared.poison(e),
     }
 }
 
+/// Writes what is queued on the calling thread, if that is one record of somebody who is alone: waking another thread for
+/// it, and being woken by it, would take as long as the write itself. Says whether it did.
+pub(super) fn commit_here(shared: &Shared) -> bool {
+    let Ok(mut held) = shared.committer.try_lock() else { return false };
+    let Some(committer) = held.as_mut().filter(|c| c.now.file.writes_at_once()) else { return false };
+    let batch = {
+        let mut state = shared.state.lock();
+        let alone = state.queue.len() == 1 && committer.lone >= LONE && committer.took < QUICK;
+        if !alone || !matches!(state.phase, Phase::Open) {
+            return false;
+        }
+        match committer.take(shared, &mut state) {
+            Work::Batch(batch) => batch,
+            Work::NewFile => return false,
+        }
+    };
+    let written = {
+        let write = pin!(committer.write_batch(shared, batch));
+        match write.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(written) => written,
+            Poll::Pending => Err(Error::internal("a file that writes at once did not")),
+        }
+    };
+    if let Err(e) = written {
+        drop(held);
+        shared.poison(e);
+    } else if !std::mem::replace(&mut committer.mark_awaited, true) {
+        drop(held);
+        shared.work.notify_one();
+    }
+    true
+}
+
 impl Committer {
-    async fn next(&mut self) -> Work {
+    pub fn new(start: Start) -> Committer {
+        Committer { now: start, mark_due: None, mark_awaited: false, lone: 0, took: Duration::ZERO }
+    }
+
+    /// Writes everything that is queued, and the mark if it is time for it.
+    async fn work_off(&mut self, shared: &Shared) -> Result<Rest> {
         loop {
-            {
-                let mut state = self.shared.state.lock();
-                if !state.queue.is_empty() {
-                    return self.take(&mut state);
+            let (work, closing) = {
+                let mut state = shared.state.lock();
+                let work = (!state.queue.is_empty()).then(|| self.take(shared, &mut state));
+                (work, !matches!(state.phase, Phase::Open))
+            };
+            match work {
+                Some(Work::Batch(batch)) => self.write_batch(shared, batch).await?,
+                Some(Work::NewFile) => self.begin_file(shared).await?,
+                None if self.mark_due.is_some_and(|due| closing || due <= Instant::now()) => {
+                    self.write_mark(shared).await?;
                 }
-                if matches!(state.phase, Phase::Closing) {
-                    return if self.mark_due.is_some() { Work::Mark } else { Work::End };
-                }
-            }
-            let more = self.shared.work.notified();
-            match self.mark_due {
-                None => more.await,
-                Some(due) => {
-                    if timeout_at(due, more).await.is_err() && self.shared.state.lock().queue.is_empty() {
-                        return Work::Mark;
-                    }
+                None if closing => return Ok(Rest::End),
+                None => {
+                    self.mark_awaited = self.mark_due.is_some();
+                    return Ok(Rest::Until(self.mark_due));
                 }
             }
         }
     }
 
     /// As much of the queue as one batch in the current file can take.
-    fn take(&self, state: &mut State) -> Work {
-        let options = &self.shared.options;
+    fn take(&self, shared: &Shared, state: &mut State) -> Work {
+        let options = &shared.options;
         let State { queue, space, .. } = state;
         if space.is_stale() {
             return Work::NewFile;
@@ -150,9 +205,9 @@ impl Committer {
         Work::Batch(Batch { records: records.into(), offset: space.offset(), size })
     }
 
-    fn header(&self, offset: u64, len: u64, records: Vec<RecordEntry>) -> BatchHeader {
+    fn header(&self, shared: &Shared, offset: u64, len: u64, records: Vec<RecordEntry>) -> BatchHeader {
         BatchHeader {
-            journal: self.shared.id,
+            journal: shared.id,
             generation: self.now.generation,
             salt: self.now.salt,
             number: self.now.number,
@@ -164,7 +219,7 @@ impl Committer {
     }
 
     /// The parts to write, and where each record's payload will lie.
-    fn encode(&self, batch: &Batch) -> (Vec<Bytes>, Vec<Location>) {
+    fn encode(&self, shared: &Shared, batch: &Batch) -> (Vec<Bytes>, Vec<Location>) {
         let front_len = batch.size.front();
         let mut front = AlignedBuf::zeroed(front_len as usize);
         let mut packed = batch_header_len(batch.records.len());
@@ -206,53 +261,58 @@ impl Committer {
             crc64: e.crc64,
         };
         let locations = entries.iter().map(location).collect();
-        self.header(batch.offset, batch.size.len(), entries).encode_into(&mut front);
+        self.header(shared, batch.offset, batch.size.len(), entries).encode_into(&mut front);
         parts[0] = front.into_bytes();
         (parts, locations)
     }
 
-    async fn write_batch(&mut self, batch: Batch) -> Result<()> {
-        let (parts, locations) = self.encode(&batch);
+    async fn write_batch(&mut self, shared: &Shared, batch: Batch) -> Result<()> {
+        let (parts, locations) = self.encode(shared, &batch);
+        let begun = Instant::now();
+        self.lone = if batch.size.records == 1 { self.lone.saturating_add(1) } else { 0 };
         #[cfg(test)]
-        if self.shared.options.sabotage == Some(super::Sabotage::AckBeforeSync) {
+        if shared.options.sabotage == Some(super::Sabotage::AckBeforeSync) {
             let offset = batch.offset;
-            self.publish(batch, locations);
+            self.publish(shared, batch, locations);
             tokio::task::yield_now().await;
-            let written = self.write(offset, &parts).await;
-            self.wrote_batch();
+            let written = self.write(shared, offset, &parts).await;
+            self.wrote_batch(shared, begun);
             return written;
         }
-        if let Err(e) = self.write(batch.offset, &parts).await {
+        if let Err(e) = self.write(shared, batch.offset, &parts).await {
             batch.fail(&e);
             return Err(e);
         }
-        self.publish(batch, locations);
-        self.wrote_batch();
+        self.publish(shared, batch, locations);
+        self.wrote_batch(shared, begun);
         Ok(())
     }
 
-    async fn write(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
+    async fn write(&self, shared: &Shared, offset: u64, parts: &[Bytes]) -> Result<()> {
         #[cfg(test)]
-        if self.shared.options.sabotage == Some(super::Sabotage::SkipSync) {
+        if shared.options.sabotage == Some(super::Sabotage::SkipSync) {
             return self.now.file.write(offset, parts).await;
         }
         self.now.file.write_durable(offset, parts).await.map_err(|e| {
-            let name = self.shared.name_of(self.now.generation);
+            let name = shared.name_of(self.now.generation);
             e.within(format!("write {name} at {offset}"))
         })
     }
 
-    fn wrote_batch(&mut self) {
+    fn wrote_batch(&mut self, shared: &Shared, begun: Instant) {
+        let now = Instant::now();
         self.now.number += 1;
-        self.mark_due = Some(Instant::now() + self.shared.options.mark_delay);
+        self.took = now - begun;
+        self.mark_due = Some(now + shared.options.mark_delay);
     }
 
     /// The batch is durable: enter it into the books, tell the owners, wake those who wait; in this order.
-    fn publish(&self, batch: Batch, locations: Vec<Location>) {
+    fn publish(&self, shared: &Shared, batch: Batch, locations: Vec<Location>) {
         let extents = extents(self.now.generation, &batch.records);
         let cost = batch.records.iter().map(|q| q.cost).sum();
         {
-            let mut state = self.shared.state.lock();
+            let mut state = shared.state.lock();
+            state.last_batch = Some(Instant::now());
             state.space.finish_batch(batch.size.len(), extents.len() as u64, cost);
             for (id, extent) in extents {
                 state.books.entry(id).or_default().enter(extent);
@@ -275,55 +335,55 @@ impl Committer {
             // Whoever gave up waiting has dropped the other end.
             let _ = waiter.send(Ok(()));
         }
-        self.shared.room.notify_waiters();
+        shared.room.notify_waiters();
     }
 
-    async fn write_mark(&mut self) -> Result<()> {
-        let offset = self.shared.state.lock().space.offset();
+    async fn write_mark(&mut self, shared: &Shared) -> Result<()> {
+        let offset = shared.state.lock().space.offset();
         let mut block = AlignedBuf::zeroed(BLOCK as usize);
-        self.header(offset, BLOCK, Vec::new()).encode_into(&mut block);
-        self.write(offset, &[block.into_bytes()]).await?;
-        self.shared.state.lock().space.finish_mark();
+        self.header(shared, offset, BLOCK, Vec::new()).encode_into(&mut block);
+        self.write(shared, offset, &[block.into_bytes()]).await?;
+        shared.state.lock().space.finish_mark();
         self.now.number += 1;
         self.mark_due = None;
         Ok(())
     }
 
     /// Goes on in another file. Its header, made durable first, is also the mark of everything before.
-    async fn begin_file(&mut self) -> Result<()> {
-        let slot = self.slot().await?;
-        self.now = begin_file(&self.shared, slot, self.now.generation + 1, self.now.number).await?;
+    async fn begin_file(&mut self, shared: &Shared) -> Result<()> {
+        let slot = slot(shared).await?;
+        self.now = begin_file(shared, slot, self.now.generation + 1, self.now.number).await?;
         self.mark_due = None;
-        self.shared.prepare.notify_one();
-        self.shared.room.notify_waiters();
+        shared.prepare.notify_one();
+        shared.room.notify_waiters();
         Ok(())
     }
+}
 
-    /// A slot that may be written over. What was admitted has one; waiting for the preparer is for records that the
-    /// reserve for control records let in.
-    async fn slot(&self) -> Result<u32> {
-        loop {
-            let tried = self.shared.prepared.notified();
-            tokio::pin!(tried);
-            tried.as_mut().enable();
+/// A slot that may be written over. What was admitted has one; waiting for the preparer is for records that the
+/// reserve for control records let in.
+async fn slot(shared: &Shared) -> Result<u32> {
+    loop {
+        let tried = shared.prepared.notified();
+        tokio::pin!(tried);
+        tried.as_mut().enable();
+        {
+            let mut state = shared.state.lock();
+            #[cfg(test)]
+            if shared.options.sabotage == Some(super::Sabotage::ReuseEarly)
+                && let Some(slot) = state.space.early_slot()
             {
-                let mut state = self.shared.state.lock();
-                #[cfg(test)]
-                if self.shared.options.sabotage == Some(super::Sabotage::ReuseEarly)
-                    && let Some(slot) = state.space.early_slot()
-                {
-                    return Ok(slot);
-                }
-                if let Some(slot) = state.space.take_next_slot() {
-                    return Ok(slot);
-                }
-                state.no_file = None;
+                return Ok(slot);
             }
-            self.shared.prepare.notify_one();
-            tried.await;
-            if let Some(e) = &self.shared.state.lock().no_file {
-                return Err(e.duplicate());
+            if let Some(slot) = state.space.take_next_slot() {
+                return Ok(slot);
             }
+            state.no_file = None;
+        }
+        shared.prepare.notify_one();
+        tried.await;
+        if let Some(e) = &shared.state.lock().no_file {
+            return Err(e.duplicate());
         }
     }
 }
@@ -405,6 +465,7 @@ impl Shared {
         let (queue, owners) = {
             let mut state = self.state.lock();
             state.phase = Phase::Poisoned(error.duplicate());
+            self.work.notify_one();
             (std::mem::take(&mut state.queue), state.take_owners())
         };
         for owner in owners {
@@ -419,6 +480,9 @@ impl Shared {
     fn end(&self) {
         let owners = {
             let mut state = self.state.lock();
+            if let Phase::Poisoned(_) = state.phase {
+                return;
+            }
             state.phase = Phase::Closed;
             state.take_owners()
         };
@@ -439,46 +503,80 @@ impl State {
     }
 }
 
+/// A journal is idle if nothing was written for so long.
+const IDLE: Duration = Duration::from_millis(100);
+
+/// What the preparer of files does next.
+enum Errand {
+    Remove(u32),
+    /// A file that will be needed soon.
+    Make(u32),
+    /// One that is made because there is time.
+    Reserve(u32),
+    /// Look again then.
+    Later(Instant),
+    Nothing,
+    End,
+}
+
 /// Makes files ahead of need, and removes those beyond it, until the journal ends.
 pub(super) async fn prepare_files(shared: Arc<Shared>) {
+    let mut reserves = true;
     loop {
         let more = shared.prepare.notified();
         tokio::pin!(more);
         more.as_mut().enable();
-        let (wanted, surplus) = {
-            let mut state = shared.state.lock();
-            if !matches!(state.phase, Phase::Open | Phase::Closing) {
-                return;
-            }
-            let surplus = state.space.take_surplus();
-            (state.space.wants_slot().then(|| state.space.new_slot()), surplus)
-        };
-        if let Some(slot) = surplus {
-            remove_slot(&shared, slot).await;
-        } else if let Some(slot) = wanted {
-            let made = make_file(&shared, slot).await;
-            let failed = made.is_err();
-            {
-                let mut state = shared.state.lock();
-                match made {
-                    Ok(file) => {
-                        state.slots.insert(slot, file);
-                        state.space.add_slot(slot);
-                        state.no_file = None;
-                    }
-                    Err(e) => state.no_file = Some(e),
+        match errand(&shared, reserves) {
+            Errand::End => return,
+            Errand::Remove(slot) => remove_slot(&shared, slot).await,
+            Errand::Make(slot) => {
+                let made = add_file(&shared, slot).await;
+                let failed = made.is_err();
+                shared.state.lock().no_file = made.err();
+                shared.prepared.notify_waiters();
+                shared.room.notify_waiters();
+                if failed {
+                    more.await;
                 }
             }
-            shared.prepared.notify_waiters();
-            shared.room.notify_waiters();
-            if failed {
+            // Where there is no room for a reserve there may still be for what is needed.
+            Errand::Reserve(slot) => reserves = add_file(&shared, slot).await.is_ok(),
+            Errand::Later(then) => timeout_at(then, more).await.unwrap_or_default(),
+            Errand::Nothing => {
+                shared.prepared.notify_waiters();
                 more.await;
             }
-        } else {
-            shared.prepared.notify_waiters();
-            more.await;
         }
     }
+}
+
+fn errand(shared: &Shared, reserves: bool) -> Errand {
+    let mut state = shared.state.lock();
+    if !matches!(state.phase, Phase::Open | Phase::Closing) {
+        return Errand::End;
+    }
+    if let Some(slot) = state.space.take_surplus() {
+        return Errand::Remove(slot);
+    }
+    if state.space.wants_slot() {
+        return Errand::Make(state.space.new_slot());
+    }
+    if !reserves || !matches!(state.phase, Phase::Open) || !state.space.wants_reserve(shared.options.ahead) {
+        return Errand::Nothing;
+    }
+    let idle_at = state.last_batch.map(|at| at + IDLE).filter(|at| *at > Instant::now());
+    match idle_at {
+        Some(then) => Errand::Later(then),
+        None => Errand::Reserve(state.space.new_slot()),
+    }
+}
+
+async fn add_file(shared: &Shared, slot: u32) -> Result<()> {
+    let file = make_file(shared, slot).await?;
+    let mut state = shared.state.lock();
+    state.slots.insert(slot, file);
+    state.space.add_slot(slot);
+    Ok(())
 }
 
 async fn remove_slot(shared: &Shared, slot: u32) {

@@ -24,6 +24,7 @@ pub mod format;
 mod record;
 mod recover;
 mod space;
+mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -33,13 +34,16 @@ use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Sp
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use crate::disk::{Disk, DiskFile};
 use book::Book;
+use commit::Committer;
 pub use record::{
     Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Record, RecordKind, Recovered, Recovery,
 };
 use space::Space;
+pub use turn::turn;
 
 /// How a journal is made and run.
 #[derive(Debug, Clone)]
@@ -56,6 +60,9 @@ pub struct JournalOptions {
     pub max_record: u64,
     /// Reservations held plus records queued may come to so many bytes.
     pub max_reserved: u64,
+    /// So many bytes of files are made ready while the journal is idle: making them while clients write costs them half of
+    /// the disk's speed.
+    pub ahead: u64,
     /// How long after the last batch the journal writes a mark.
     pub mark_delay: Duration,
     /// Breaks one rule, to show that the tests would notice.
@@ -72,6 +79,7 @@ impl Default for JournalOptions {
             max_records: 512,
             max_record: 4 << 20,
             max_reserved: 128 << 20,
+            ahead: 1 << 30,
             mark_delay: Duration::from_millis(20),
             #[cfg(test)]
             sabotage: None,
@@ -125,6 +133,8 @@ struct Shared {
     options: JournalOptions,
     entropy: Arc<dyn Entropy>,
     state: Mutex<State>,
+    /// There once the journal has begun its first file.
+    committer: tokio::sync::Mutex<Option<Committer>>,
     /// Files by generation, for readers; a generation disappears from here before its file is written over.
     readable: RwLock<BTreeMap<u64, Readable>>,
     /// Work for the committer.
@@ -148,6 +158,8 @@ struct State {
     books: BTreeMap<ImageId, Book>,
     slots: BTreeMap<u32, Arc<dyn DiskFile>>,
     waiting: usize,
+    /// When the last batch was durable.
+    last_batch: Option<Instant>,
     /// Why the last attempt to make a file failed.
     no_file: Option<Error>,
 }
@@ -178,8 +190,9 @@ impl Journal {
         entropy: Arc<dyn Entropy>,
     ) -> Result<(Journal, Recovery)> {
         let (shared, start, recovery) = recover::open(disk, options, entropy).await?;
+        *shared.committer.lock().await = Some(Committer::new(start));
         let shared = Arc::new(shared);
-        spawn.spawn_thread("journal", Box::pin(commit::run(shared.clone(), start)));
+        spawn.spawn_thread("journal", Box::pin(commit::run(shared.clone())));
         spawn.spawn_thread("journal-files", Box::pin(commit::prepare_files(shared.clone())));
         Ok((Journal(Arc::new(Front(shared))), recovery))
     }
@@ -499,7 +512,7 @@ fn too_long(len: u64, max: u64) -> Error {
 
 impl Shared {
     fn append(
-        &self,
+        self: &Arc<Shared>,
         id: ImageId,
         record: Record,
         room: Option<Reservation>,
@@ -548,7 +561,9 @@ impl Shared {
             book.appended(record.epoch, record.seq);
             queue.push_back(Queued { id, owner, record, done, cost });
         }
-        self.work.notify_one();
+        if !turn::defer(self) {
+            self.work.notify_one();
+        }
         Ok(())
     }
 

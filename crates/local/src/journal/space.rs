@@ -93,6 +93,12 @@ impl Space {
         (self.slots.len() as u64) < self.wanted()
     }
 
+    /// Whether another file may be made ready while there is nothing else to do, so that `bytes` of them are.
+    pub fn wants_reserve(&self, bytes: u64) -> bool {
+        let ahead = (bytes / self.file_size).min(self.limit);
+        (self.slots.len() as u64) < ahead + 2
+    }
+
     /// Takes a file out of the books that is beyond what is ever needed.
     pub fn take_surplus(&mut self) -> Option<u32> {
         let most = self.limit.max(self.live.len() as u64) + 2;

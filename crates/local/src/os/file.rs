@@ -197,6 +197,10 @@ impl DiskFile for OsFile {
         self.put(offset, parts, ReadWriteFlags::DSYNC)
     }
 
+    fn writes_at_once(&self) -> bool {
+        true
+    }
+
     async fn settle(&self) -> Result<()> {
         self.sync().await?;
         fadvise(&*self.file, 0, None, Advice::DontNeed)

@@ -25,6 +25,7 @@ pub fn small() -> JournalOptions {
         file_size: 96 << 10,
         max_batch: 24 << 10,
         max_records: 16,
+        ahead: 0,
         ..JournalOptions::default()
     }
 }
@@ -316,6 +317,7 @@ pub async fn lives(seed: u64, options: JournalOptions, lives: u64) -> Result<Wor
         });
     }
     world.options.mark_delay = Duration::from_millis(1 + world.rng.below(40));
+    world.options.ahead = world.rng.below(2) << 20;
     for _ in 0..lives {
         let cut = if world.rng.chance(1, 8) { 0 } else { 1 + world.rng.below(70) };
         let steps = 10 + world.rng.below(80);

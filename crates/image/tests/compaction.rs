@@ -1,0 +1,106 @@
+//! Garbage in segments that are not wholly dead: the bucket shrinks to a bounded multiple of what lives, nothing is lost, and
+//! readers and writers go on meanwhile (requirements B26, B27).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod rig;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{ByteSize, ImageId, SECTOR, Span};
+use bucket::Memory;
+use image::Image;
+use local::SimDisk;
+use rig::{Model, Running, Setup, pattern, paused, read, start};
+
+const IMAGE: ImageId = ImageId([0x61; 16]);
+const SECTORS: u64 = 4 << 11;
+/// Small enough for many runs in a segment, large enough for a test.
+const BLOCK: u64 = 8;
+
+fn setup() -> Setup {
+    let mut setup = Setup::small();
+    setup.options.garbage = 0.5;
+    setup.options.garbage_slack = ByteSize::kib(64);
+    setup
+}
+
+async fn world(store: &Arc<Memory>, setup: &Setup) -> (Running, Image) {
+    image::create(&**store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    let running = start(&SimDisk::new(3), store.clone(), setup, 3).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    (running, image)
+}
+
+/// Fills the image, then writes every third block anew, which leaves all segments two thirds alive at first, and again another
+/// third: one third.
+async fn wear(model: &mut Model, image: &Image) {
+    for at in (0..SECTORS).step_by(BLOCK as usize) {
+        model.write(image, at, pattern(at, (BLOCK * SECTOR) as usize, false)).await;
+    }
+    image.drain().await.unwrap();
+    for third in 0..2 {
+        for at in (third * BLOCK..SECTORS).step_by(3 * BLOCK as usize) {
+            model.write(image, at, pattern(at + 7, (BLOCK * SECTOR) as usize, false)).await;
+        }
+        image.drain().await.unwrap();
+    }
+}
+
+async fn verify(model: &Model, image: &Image) {
+    for start in (0..SECTORS).step_by(512) {
+        let span = Span::new(start, 512);
+        assert!(read(image, span).await.unwrap() == model.part(span), "wrong data in {span:?}");
+    }
+}
+
+fn bytes_of_segments(store: &Memory) -> u64 {
+    let segments = store.objects();
+    segments.iter().filter(|(key, _)| key.as_str().contains("/seg/")).map(|(_, body)| body.len() as u64).sum()
+}
+
+#[test]
+fn half_dead_segments_go() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let (running, image) = world(&store, &setup()).await;
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        let worn = bytes_of_segments(&store);
+        assert!(worn > SECTORS * SECTOR * 16 / 10, "{worn} bytes: too little garbage to show anything");
+        // One who reads and writes all the time while segments are emptied below it.
+        for round in 0..240 {
+            let at = round * 37 % (SECTORS / BLOCK) * BLOCK;
+            model.write(&image, at, pattern(round, (BLOCK * SECTOR) as usize, false)).await;
+            let span = Span::new((round * 91) % (SECTORS / BLOCK) * BLOCK, BLOCK);
+            assert!(read(&image, span).await.unwrap() == model.part(span));
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        image.drain().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        let left = bytes_of_segments(&store);
+        assert!(left < SECTORS * SECTOR * 16 / 10, "{left} of {worn} bytes are left");
+        assert!(running.events.0.lock().is_empty(), "{:?}", running.events.0.lock());
+        verify(&model, &image).await;
+        image.close().await.unwrap();
+        let other = start(&SimDisk::new(9), store.clone(), &setup(), 9).await.unwrap();
+        verify(&model, &other.open(IMAGE, None).await.unwrap()).await;
+    });
+}
+
+/// Without it the same wear keeps everything: the test above measures compaction, not something else.
+#[test]
+fn without_compaction_it_stays() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let mut setup = setup();
+        setup.options.garbage_slack = ByteSize::gib(1);
+        let (_running, image) = world(&store, &setup).await;
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        image.checkpoint().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        assert!(bytes_of_segments(&store) > SECTORS * SECTOR * 16 / 10);
+        verify(&model, &image).await;
+    });
+}
