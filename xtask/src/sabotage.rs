@@ -65,18 +65,11 @@ const ALL: &[Sabotage] = &[
         tests: &[JOURNAL, WORLDS],
     },
     Sabotage {
-        name: "recovery takes batches of a former life of the file",
-        file: "crates/local/src/journal/recover.rs",
-        line: "&& batch.salt == header.salt",
-        instead: "",
-        tests: &[JOURNAL],
-    },
-    Sabotage {
         name: "a read from the journal is not checked",
         file: "crates/local/src/journal/mod.rs",
         line: "Ok(bytes) if base::checksum::crc64(&bytes) == location.crc64 => Ok(bytes),",
         instead: "Ok(bytes) if true => Ok(bytes),",
-        tests: &[JOURNAL, DAMAGE],
+        tests: &[JOURNAL, DAMAGE, WORLDS],
     },
     Sabotage {
         name: "a read from the cache is not checked",
