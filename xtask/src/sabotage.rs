@@ -201,7 +201,8 @@ impl Tree {
     /// Which tests noticed, if any did.
     fn try_on(&self, sabotage: &Sabotage) -> Result<Option<String>> {
         let file = Path::new(sabotage.file);
-        let sound = std::fs::read_to_string(setup::root().join(file))?;
+        // The copy's own: the originals may be edited meanwhile.
+        let sound = std::fs::read_to_string(self.0.join(file))?;
         self.write(file, sabotaged(&sound, sabotage)?.as_bytes())?;
         let tried = || {
             for tests in sabotage.tests {
