@@ -20,7 +20,9 @@ pub(super) enum Attention {
 impl Attention {
     pub fn sense(self) -> Sense {
         let code = match self {
-            Attention::PowerOn => 0x2901,
+            // POWER ON, RESET, OR BUS DEVICE RESET OCCURRED: what a new nexus cannot tell apart (SAM-5 §6.2). The narrower
+            // 2901h is unknown to libiscsi's tools, which ask again after this one only.
+            Attention::PowerOn => 0x2900,
             Attention::DeviceReset => 0x2903,
             Attention::CapacityChanged => 0x2a09,
             Attention::LunsChanged => 0x3f0e,

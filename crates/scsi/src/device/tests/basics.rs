@@ -305,10 +305,10 @@ fn an_absent_unit_answers_inquiry_report_luns_and_request_sense_only() {
 fn a_new_nexus_is_told_once_and_inquiry_does_not_tell() {
     let bench = Bench::fresh(medium(512, 8));
     bench.good(&bench.a, &[0x12, 0, 0, 0, 36, 0], &[]);
-    assert_eq!(bench.sense(&bench.a, &read10(0, 1), &[]), (6, 0x2901));
+    assert_eq!(bench.sense(&bench.a, &read10(0, 1), &[]), (6, 0x2900));
     bench.read(0, 1);
     let data = bench.good(&bench.b, &[3, 0, 0, 0, 18, 0], &[]);
-    assert_eq!((data[2], data[12], data[13]), (6, 0x29, 0x01));
+    assert_eq!((data[2], data[12], data[13]), (6, 0x29, 0x00));
     bench.good(&bench.b, &TEST_UNIT_READY, &[]);
     bench.unit.capacity_changed();
     assert_eq!(bench.sense(&bench.a, &TEST_UNIT_READY, &[]), (6, 0x2a09));

@@ -177,7 +177,7 @@ impl Bench {
     fn restarted_failed(self) -> Bench {
         let bench = Bench::fresh(self.medium);
         for nexus in [&bench.a, &bench.b] {
-            assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x2901));
+            assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x2900));
             assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (3, 0x3103));
         }
         bench
@@ -208,7 +208,7 @@ fn reserve_belongs_to_a_nexus_until_release_loss_or_reset() {
     bench.good(&bench.a, &reserve, &[]);
     now(bench.target.task_function(&bench.a, 0, TaskFunction::TargetWarmReset));
     bench.target.nexus_opened(&bench.b);
-    assert_eq!(bench.sense(&bench.b, &TEST_UNIT_READY, &[]), (6, 0x2901));
+    assert_eq!(bench.sense(&bench.b, &TEST_UNIT_READY, &[]), (6, 0x2900));
     bench.good(&bench.b, &reserve, &[]);
 }
 
@@ -223,7 +223,7 @@ fn a_unit_taken_away_and_shown_again_counts_its_tasks_right() {
     bench.medium.resume();
     assert_eq!(now(write).status, Status::Good);
     for nexus in [&bench.a, &bench.b] {
-        assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x2901));
+        assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x2900));
         assert_eq!(bench.sense(nexus, &TEST_UNIT_READY, &[]), (6, 0x3f0e));
     }
     bench.good(&bench.a, &sanitize(0x02), &[]);
