@@ -12,7 +12,7 @@ use crate::process::output_within;
 
 mod block;
 mod drain;
-mod store;
+pub mod store;
 mod tgt;
 
 /// The verbs of `bench`.

@@ -21,6 +21,7 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "libiscsi: discovery, inquiry, capacity (A1)", run: libiscsi_tools },
     Scenario { name: "demo: stopped and started, the disk is as it was (A2)", run: stopped_and_started },
     Scenario { name: "serve: refuses what it should, and says what to do", run: refusals },
+    Scenario { name: "two gateways: taken over while it slept (A4)", run: taken_over },
 ];
 
 /// What needs the Linux guest.
@@ -101,8 +102,50 @@ fn refusals(dir: &Path) -> Result {
     serve.stop()
 }
 
+/// Another gateway takes a volume over while its owner stands still: the owner finds out though nobody asks it anything, its
+/// client is told, and what it had acknowledged is a fork that opens as a volume of its own.
+fn taken_over(dir: &Path) -> Result {
+    let bucket = format!("dir://{}", dir.join("bucket").display());
+    let start = |name: &str| -> Result<Serve> {
+        std::fs::create_dir(dir.join(name))?;
+        let serve = Serve::start(&dir.join(name))?;
+        serve.tell(&["bucket", "add", "store", &bucket])?;
+        Ok(serve)
+    };
+    let (mut older, mut newer) = (start("older")?, start("newer")?);
+    older.tell(&["volume", "create", "disk", "--size", "64MiB"])?;
+    let mut writer = soak::Writer::new(dir, 11)?;
+    writer.write_for(&older.url("disk"), Duration::from_secs(3))?;
+    older.pause()?;
+    newer.tell(&["volume", "adopt", "disk", "--accept-loss", "1"])?;
+    writer.prefix(&newer.url("disk"))?;
+    older.resume()?;
+    let state = |serve: &Serve| -> Result<String> {
+        Ok(serve.status()?["volumes"][0]["state"].as_str().unwrap_or_default().to_owned())
+    };
+    until("the older gateway's finding out", Duration::from_secs(20), || {
+        Ok((state(&older)? == "fenced").then_some(()))
+    })?;
+    match writer.verify(&older.url("disk")) {
+        Ok(_) => return Err("the older gateway still serves reads".into()),
+        Err(e) => expect(&e.to_string(), "0x040c")?,
+    }
+    let lost = "disk@lost-1";
+    until("the fork", Duration::from_secs(20), || {
+        Ok(older.tell(&["volume", "forks"])?.contains(lost).then_some(()))
+    })?;
+    expect(&older.status()?["forks"].to_string(), lost)?;
+    older.tell(&["volume", "open-fork", lost, "--as", "rescued"])?;
+    writer.verify(&older.url("rescued"))?;
+    if state(&newer)? != "open" {
+        return Err("the newer gateway lost the volume".into());
+    }
+    older.stop()?;
+    newer.stop()
+}
+
 /// The guest's words for a portal and a target, before a script that uses them.
-fn script(portal: &str, target: &str, text: &str) -> String {
+pub fn script(portal: &str, target: &str, text: &str) -> String {
     format!(
         "set -euo pipefail\nPORTAL={portal}\nTARGET={target}\n{}\n{text}",
         include_str!("blackbox/session.sh")

@@ -12,6 +12,7 @@ mod sabotage;
 mod setup;
 mod soak;
 mod suite;
+mod weather;
 
 use std::process::ExitCode;
 

@@ -157,9 +157,14 @@ impl Server {
         Ok(())
     }
 
+    /// Sends it a signal, by its name without SIG.
+    pub fn signal(&mut self, name: &str) -> Result {
+        run(Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]))
+    }
+
     /// Asks it to stop by SIGTERM; an error if it does not end well within the limit.
     pub fn stop(&mut self, limit: Duration) -> Result {
-        run(Command::new("kill").args(["-TERM", &self.child.id().to_string()]))?;
+        self.signal("TERM")?;
         match wait_within(&mut self.child, limit)? {
             Some(status) if status.success() => Ok(()),
             Some(status) => Err(format!("the server stopped badly ({status}):\n{}", tail(&self.log)).into()),

@@ -150,6 +150,10 @@ impl Serve {
         self.starts += 1;
         let mut command = Command::new(&self.program);
         command.arg("serve").arg("--config").arg(&self.config);
+        // For a test store that takes any; a real one comes with its own environment.
+        if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
+            command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
+        }
         let mut server = Server::start(&command, self.config.with_extension(format!("{}.log", self.starts)))?;
         until("the gateway's answer", START, || {
             server.check()?;
@@ -169,6 +173,31 @@ impl Serve {
     /// Runs `tidegate` with these words against it; gives what it printed.
     pub fn tell(&self, words: &[&str]) -> Result<String> {
         call(&self.program, &self.data, words)
+    }
+
+    /// What `tidegate status --json` says.
+    pub fn status(&self) -> Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.tell(&["status", "--json"])?)?)
+    }
+
+    /// Makes it stand still, as a machine does whose virtual host is busy elsewhere.
+    pub fn pause(&mut self) -> Result {
+        self.running.as_mut().ok_or("the gateway was stopped")?.signal("STOP")
+    }
+
+    /// Lets it go on after [`Serve::pause`].
+    pub fn resume(&mut self) -> Result {
+        self.running.as_mut().ok_or("the gateway was stopped")?.signal("CONT")
+    }
+
+    /// The target of a volume.
+    pub fn target(volume: &str) -> String {
+        format!("iqn.2026-11.org.tidegate:test.{volume}")
+    }
+
+    /// A volume's disk, as libiscsi writes it.
+    pub fn url(&self, volume: &str) -> String {
+        format!("iscsi://{}/{}/0", self.portal(), Self::target(volume))
     }
 
     /// ADDR:PORT.

@@ -11,6 +11,7 @@ use crate::process::{output_within, run, run_logged, shown, until};
 use crate::product::{Demo, Serve};
 use crate::{Result, sabotage, setup};
 
+mod outage;
 mod power;
 
 /// The verbs of `soak`.
@@ -29,6 +30,8 @@ pub enum Verb {
     },
     /// Power cuts: every flush of a recorded run is replayed and recovered from, in the guest (A3).
     Power(power::Arguments),
+    /// The bucket gone, refusing, or deaf for ten minutes each, while a guest writes (A5).
+    Outage(outage::Arguments),
     /// Simulated worlds, one for each seed (A3).
     Sim {
         /// How many.
@@ -46,11 +49,13 @@ pub fn main(verb: &Verb) -> Result {
         Verb::All => {
             crash_rounds(200, 1)?;
             power::main(&power::Arguments::default())?;
+            outage::main(&outage::Arguments::default())?;
             sim(0, 10_000)?;
             sabotage::main(&sabotage::Arguments::default())
         }
         Verb::Crash { rounds, seed } => crash_rounds(*rounds, *seed),
         Verb::Power(arguments) => power::main(arguments),
+        Verb::Outage(arguments) => outage::main(arguments),
         Verb::Sim { seeds, first } => sim(*first, *seeds),
     }
 }

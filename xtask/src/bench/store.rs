@@ -44,6 +44,11 @@ impl Store {
         Ok(Store { _server: server, port })
     }
 
+    /// Where its S3 service listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// The bucket, as Tidegate names it.
     pub fn url(&self) -> String {
         format!("s3://tide/bench?endpoint=http://127.0.0.1:{}", self.port)
