@@ -304,17 +304,25 @@ impl Destager {
         let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
             let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
-            if in_memory >= room && !self.pressed() {
-                return Ok(());
-            }
-            if in_memory >= room {
+            let memory = match in_memory {
+                0 => Some(None),
+                _ if in_memory >= room => None,
+                _ => self.core.env.memory.try_seal(self.core.env.options.segment.0).map(Some),
+            };
+            let Some(memory) = memory else {
+                if !self.pressed() {
+                    return Ok(());
+                }
                 self.spool_oldest().await?;
                 continue;
-            }
+            };
             if let Some(segment) = self.inherited.pop_front() {
                 self.seal_inherited(segment).await?;
             } else if self.unsealed_due() {
                 self.seal_records().await?;
+                if let Some(Outgoing { body: Body::Memory(_, room), .. }) = self.outgoing.back_mut() {
+                    *room = memory;
+                }
             } else {
                 return Ok(());
             }
@@ -394,7 +402,7 @@ impl Destager {
             header: sealed.header.clone(),
             draft,
             size: sealed.payload.len(),
-            body: Body::Memory(Arc::new(sealed)),
+            body: Body::Memory(Arc::new(sealed), None),
             put: Put::Idle(None, 0),
             dirty,
             oldest,
@@ -403,13 +411,17 @@ impl Destager {
 
     /// Whether the journal is so full that segments must not wait for the bucket.
     fn pressed(&self) -> bool {
-        let spooled = self.core.progress.lock().spooled_bytes;
-        self.fullness() > self.core.env.options.spool_above && spooled < self.core.env.options.spool_limit.0
+        self.fullness() > self.core.env.options.spool_above && self.may_spool()
+    }
+
+    fn may_spool(&self) -> bool {
+        self.core.progress.lock().spooled_bytes < self.core.env.options.spool_limit.0
     }
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
-        // A put that is late keeps journal space that others need; one that has only just begun does not.
-        while self.pressed()
+        // A put that is late keeps journal space and memory that others need; one that has only just begun does not.
+        let short = |core: &Core| core.env.memory.is_short(core.env.options.segment.0);
+        while (self.pressed() || (short(&self.core) && self.may_spool()))
             && self
                 .outgoing
                 .iter()
@@ -424,7 +436,7 @@ impl Destager {
     async fn spool_oldest(&mut self) -> Result<()> {
         let Some(at) = self.outgoing.iter().position(Outgoing::in_memory) else { return Ok(()) };
         let out = &mut self.outgoing[at];
-        let Body::Memory(sealed) = &out.body else { return Ok(()) };
+        let Body::Memory(sealed, _) = &out.body else { return Ok(()) };
         let name = spool_name(&out.header);
         let spool = &self.core.env.spool;
         spool
@@ -563,7 +575,7 @@ impl Destager {
                     progress.spooled_bytes = progress.spooled_bytes.saturating_sub(segment.bytes);
                     progress.freed(0);
                 }
-                Body::Memory(_) => progress.freed(out.dirty),
+                Body::Memory(..) => progress.freed(out.dirty),
             }
         }
         Ok(())

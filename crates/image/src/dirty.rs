@@ -15,18 +15,37 @@ use parking_lot::Mutex;
 pub struct DirtyMemory {
     limit: u64,
     used: AtomicU64,
+    /// Bytes of sealed segments that wait for the bucket.
+    sealed: AtomicU64,
     oldest_first: Mutex<VecDeque<Weak<DirtyRecord>>>,
 }
 
 impl DirtyMemory {
-    /// At most `limit` bytes.
+    /// At most `limit` bytes, and as much again in sealed segments.
     pub fn new(limit: ByteSize) -> Arc<DirtyMemory> {
-        Arc::new(DirtyMemory { limit: limit.0, used: AtomicU64::new(0), oldest_first: Mutex::default() })
+        Arc::new(DirtyMemory {
+            limit: limit.0,
+            used: AtomicU64::new(0),
+            sealed: AtomicU64::new(0),
+            oldest_first: Mutex::default(),
+        })
     }
 
     /// Bytes held now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Room for a sealed segment, if there is any.
+    pub(crate) fn try_seal(self: &Arc<Self>, bytes: u64) -> Option<SealedRoom> {
+        let fits = |sealed| Some(sealed + bytes).filter(|all| *all <= self.limit);
+        self.sealed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        Some(SealedRoom { memory: self.clone(), bytes })
+    }
+
+    /// Whether there is no room for another sealed segment of so many bytes.
+    pub(crate) fn is_short(&self, bytes: u64) -> bool {
+        self.sealed.load(Ordering::Relaxed) + bytes > self.limit
     }
 
     fn hold(&self, record: &Arc<DirtyRecord>) {
@@ -49,6 +68,19 @@ impl DirtyMemory {
                 return;
             }
         }
+    }
+}
+
+/// Room for one sealed segment, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct SealedRoom {
+    memory: Arc<DirtyMemory>,
+    bytes: u64,
+}
+
+impl Drop for SealedRoom {
+    fn drop(&mut self) {
+        self.memory.sealed.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 

@@ -9,13 +9,13 @@ use local::{Spool, SpoolFile};
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::dirty::SpooledSegment;
+use crate::dirty::{SealedRoom, SpooledSegment};
 
 /// Where the bytes of a sealed segment are until it counts.
 #[derive(Debug)]
 pub(crate) enum Body {
-    /// In memory only; the journal has the records.
-    Memory(Arc<Sealed>),
+    /// In memory only; the journal has the records. Each image may have one without taking room that others could use.
+    Memory(Arc<Sealed>, Option<SealedRoom>),
     /// In a local segment, which may have been sealed in an earlier epoch.
     Spooled(Arc<SpooledSegment>),
 }
@@ -47,7 +47,7 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     pub fn in_memory(&self) -> bool {
-        matches!(self.body, Body::Memory(_))
+        matches!(self.body, Body::Memory(..))
     }
 
     /// The segment ready to be put.
@@ -62,7 +62,7 @@ impl Outgoing {
 
     pub fn body_ref(&self) -> BodyRef {
         match &self.body {
-            Body::Memory(sealed) => BodyRef::Memory(sealed.clone()),
+            Body::Memory(sealed, _) => BodyRef::Memory(sealed.clone()),
             Body::Spooled(segment) => BodyRef::Spooled(segment.clone()),
         }
     }

@@ -9,7 +9,8 @@
 use std::sync::Arc;
 
 use base::{ByteSize, Result, SeededEntropy, Spawn};
-use portal::{Options, Portal, Threads};
+use local::TokioSpawn;
+use portal::{Options, Portal};
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
 use scsi::iscsi::{Authentication, Credential, Limits, Secret, TargetConfig, TargetRegistry};
 use scsi::medium::{Geometry, MemoryMedium};
@@ -27,7 +28,7 @@ async fn main() -> Result<()> {
     // Chance for challenges: a seed suffices for a disk that is not to keep anything.
     let registry =
         TargetRegistry::new(Arc::new(SeededEntropy::new(u64::from(std::process::id()))), Limits::default());
-    let spawn = Threads::new(tokio::runtime::Handle::current());
+    let spawn = TokioSpawn::new(tokio::runtime::Handle::current());
     for (number, (name, authentication)) in
         [("open", Authentication::none()), ("chap", authentication)].into_iter().enumerate()
     {

@@ -5,9 +5,7 @@
 
 mod driver;
 mod iscsi;
-mod threads;
 mod volume;
 
 pub use iscsi::{Options, Portal};
-pub use threads::Threads;
 pub use volume::Volume;

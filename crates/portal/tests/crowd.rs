@@ -11,8 +11,10 @@ use std::time::{Duration, Instant};
 use base::{ByteSize, GatewayId, ImageId, SeededEntropy, Spawn};
 use bucket::Memory;
 use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
-use local::{Cache, CacheOptions, Journal, JournalOptions, OsDisk, OsEntropy, Spool, SystemClock};
-use portal::{Portal, Threads, Volume};
+use local::{
+    Cache, CacheOptions, Journal, JournalOptions, OsDisk, OsEntropy, Spool, SystemClock, TokioSpawn,
+};
+use portal::{Portal, Volume};
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
 use scsi::iscsi::pdu::{HEADER, Header, opcode};
 use scsi::iscsi::{Limits, TargetConfig, TargetRegistry};
@@ -194,7 +196,7 @@ fn a_thousand_sessions_at_once() {
     std::fs::create_dir_all(&scratch.0).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let _within = runtime.enter();
-    let spawn = Arc::new(Threads::new(runtime.handle().clone()));
+    let spawn = Arc::new(TokioSpawn::new(runtime.handle().clone()));
     let image = runtime.block_on(volume(&scratch.0, spawn.clone()));
     let registry = TargetRegistry::new(
         Arc::new(SeededEntropy::new(3)),

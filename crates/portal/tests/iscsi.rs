@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::SeededEntropy;
-use portal::{Options, Portal, Threads};
+use local::TokioSpawn;
+use portal::{Options, Portal};
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
 use scsi::iscsi::pdu::{HEADER, Header, NO_TAG, opcode};
 use scsi::iscsi::{Authentication, Credential, Limits, Secret, TargetConfig, TargetRegistry};
@@ -48,7 +49,7 @@ fn serve(limits: Limits, options: Options) -> Served {
         }
         registry.add(config).unwrap();
     }
-    let spawn = Threads::new(runtime.handle().clone());
+    let spawn = TokioSpawn::new(runtime.handle().clone());
     let portal = Portal::start(&["127.0.0.1:0".parse().unwrap()], registry.clone(), options, &spawn).unwrap();
     let address = portal.addresses()[0];
     Served { runtime, portal, registry, medium, address }

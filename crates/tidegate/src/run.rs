@@ -8,8 +8,7 @@ use api::{Client, SOCKET, Server};
 use base::{Error, ErrorKind, Result};
 use gateway::{Access, AdoptVolume, Config, CreateVolume, Gateway, OpenFork, Seams};
 use indicatif::{ProgressBar, ProgressStyle};
-use local::{OsEntropy, SystemClock};
-use portal::Threads;
+use local::{OsEntropy, SystemClock, TokioSpawn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Arguments, Bucket, Command, Rules, Volume};
@@ -40,7 +39,7 @@ pub fn seams() -> Seams {
     Seams {
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy),
-        spawn: Arc::new(Threads::new(tokio::runtime::Handle::current())),
+        spawn: Arc::new(TokioSpawn::new(tokio::runtime::Handle::current())),
     }
 }
 

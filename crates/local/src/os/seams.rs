@@ -49,7 +49,7 @@ impl Spawn for TokioSpawn {
     }
 
     fn spawn_thread(&self, name: &'static str, work: BoxFuture<'static, ()>) {
-        let run = move || match Builder::new_current_thread().enable_time().build() {
+        let run = move || match Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime.block_on(work),
             Err(e) => {
                 panic!("no runtime for the thread {name:?} ({e}): raise the limits on threads and files")
