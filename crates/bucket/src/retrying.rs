@@ -53,6 +53,11 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// For work that tries again by itself and has to tell soon when it fails: ten seconds in all.
+    pub fn background() -> RetryPolicy {
+        RetryPolicy { give_up: Duration::from_secs(10), ..RetryPolicy::default() }
+    }
+
     /// For work that a client waits for: eight seconds in all, so that a command is answered within ten.
     pub fn foreground() -> RetryPolicy {
         RetryPolicy {
@@ -75,6 +80,8 @@ impl RetryPolicy {
 pub struct Retrying {
     inner: Arc<dyn Bucket>,
     policy: RetryPolicy,
+    /// For calls that only look.
+    reading: RetryPolicy,
     entropy: Arc<dyn Entropy>,
     budget: Mutex<Budget>,
     retries: AtomicU64,
@@ -93,7 +100,20 @@ impl Retrying {
     /// Goes around `inner`.
     pub fn new(inner: Arc<dyn Bucket>, policy: RetryPolicy, entropy: Arc<dyn Entropy>) -> Retrying {
         let budget = Budget { left: i64::from(policy.budget) * ONE, counted: Instant::now() };
-        Retrying { inner, policy, entropy, budget: Mutex::new(budget), retries: AtomicU64::new(0) }
+        let reading = policy.clone();
+        Retrying { inner, policy, reading, entropy, budget: Mutex::new(budget), retries: AtomicU64::new(0) }
+    }
+
+    /// Has another patience with calls that only look, which clients may be waiting for. The budget stays common.
+    pub fn with_reading(self, reading: RetryPolicy) -> Retrying {
+        Retrying { reading, ..self }
+    }
+
+    fn policy(&self, operation: Operation) -> &RetryPolicy {
+        match operation {
+            Operation::Get | Operation::Head | Operation::List => &self.reading,
+            _ => &self.policy,
+        }
     }
 
     /// How many attempts were made beyond the first ones.
@@ -110,11 +130,12 @@ impl Retrying {
         bytes: u64,
         call: impl Fn(bool) -> BoxFuture<'a, Result<T>> + Send,
     ) -> Result<T> {
-        let transfer = Duration::from_secs_f64(bytes as f64 / self.policy.slowest.max(1) as f64);
-        let end = Instant::now() + self.policy.give_up + transfer;
+        let policy = self.policy(operation);
+        let transfer = Duration::from_secs_f64(bytes as f64 / policy.slowest.max(1) as f64);
+        let end = Instant::now() + policy.give_up + transfer;
         let mut damaged = 0;
         for attempt in 0.. {
-            let time = (self.policy.attempt + transfer).min(end - Instant::now());
+            let time = (policy.attempt + transfer).min(end - Instant::now());
             let error = match timeout(time, call(attempt > 0)).await {
                 Ok(Ok(value)) => {
                     self.refund(ONE);
@@ -134,7 +155,7 @@ impl Retrying {
             if !may_pass {
                 return Err(error);
             }
-            let pause = self.pause(attempt).max(self.spend());
+            let pause = self.pause(policy, attempt).max(self.spend());
             if Instant::now() + pause >= end {
                 self.refund(ONE);
                 let attempts = attempt + 1;
@@ -149,9 +170,9 @@ impl Retrying {
         unreachable!("the loop has no end but a return")
     }
 
-    fn pause(&self, attempt: u32) -> Duration {
-        let doubled = self.policy.first_pause.saturating_mul(1 << attempt.min(20));
-        let half = doubled.min(self.policy.longest_pause) / 2;
+    fn pause(&self, policy: &RetryPolicy, attempt: u32) -> Duration {
+        let doubled = policy.first_pause.saturating_mul(1 << attempt.min(20));
+        let half = doubled.min(policy.longest_pause) / 2;
         half + Duration::from_micros(self.entropy.next_u64() % (half.as_micros() as u64 + 1))
     }
 

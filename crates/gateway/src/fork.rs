@@ -1,6 +1,7 @@
 //! Forks: what this gateway had acknowledged when another took a volume over.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use bucket::Bucket;
@@ -31,6 +32,9 @@ struct Found {
     /// The bucket of the volume, if the volume is still known here.
     bucket: Option<String>,
 }
+
+/// How long a command about a fork waits for it to be whole.
+const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
 impl Gateway {
     /// All forks on this gateway's disks.
@@ -79,6 +83,20 @@ impl Gateway {
         })
     }
 
+    /// Waits until all of a fork is there: a volume that was lost a moment ago is still moving it out of the journal.
+    async fn whole(&self, found: &Found) -> Result<()> {
+        let task = self.volumes.lock().values().find(|task| task.image_id() == found.fork.image).cloned();
+        let Some(image) = task.and_then(|task| task.image()).filter(|image| image.run_start().is_none())
+        else {
+            return Ok(());
+        };
+        tokio::time::timeout(WHOLE_WITHIN, image.ended()).await.map_err(|e| {
+            let text =
+                format!("fork {} is still being moved out of the journal; try again in a moment", found.name);
+            Error::caused(ErrorKind::Busy, text, e)
+        })
+    }
+
     /// The bucket a fork's volume lives in.
     async fn bucket_of(&self, found: &Found) -> Result<(String, Arc<dyn Bucket>)> {
         if let Some(name) = &found.bucket {
@@ -110,6 +128,7 @@ impl Gateway {
         wanted.access.allow()?;
         self.refuse_duplicate(&wanted.name)?;
         let found = self.find_fork(fork)?;
+        self.whole(&found).await?;
         let (bucket_name, bucket) = self.bucket_of(&found).await?;
         let env = self.env(&found.disk, bucket);
         let clone = ImageId::generate(&*self.seams.entropy);
@@ -134,6 +153,7 @@ impl Gateway {
     pub async fn discard_fork(&self, fork: &str) -> Result<()> {
         let _one = self.changing.lock().await;
         let found = self.find_fork(fork)?;
+        self.whole(&found).await?;
         let (_, bucket) = self.bucket_of(&found).await?;
         image::discard_fork(&*bucket, &found.disk.spool, found.fork.image, found.fork.epoch).await
     }

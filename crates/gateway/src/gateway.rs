@@ -152,7 +152,8 @@ impl Gateway {
 
     fn open_bucket(&self, url: &str) -> Result<Arc<dyn Bucket>> {
         let store = bucket::open(url, &OpenOptions::new(self.seams.clock.clone()))?;
-        Ok(Arc::new(Retrying::new(store, RetryPolicy::default(), self.seams.entropy.clone())))
+        let retrying = Retrying::new(store, RetryPolicy::background(), self.seams.entropy.clone());
+        Ok(Arc::new(retrying.with_reading(RetryPolicy::foreground())))
     }
 
     pub(crate) fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {

@@ -6,7 +6,7 @@ use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
 use local::{Committed, Owner, OwnerHandle, Record, RecordKind};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::admission::{Admission, Pacer};
 use crate::destage::Request;
@@ -100,6 +100,8 @@ pub(crate) struct Core {
     pub requests: mpsc::UnboundedSender<Request>,
     pub progress: Mutex<Progress>,
     pub pacer: Pacer,
+    /// Whether the destage loop has ended, with all that it does then.
+    pub ended: watch::Sender<bool>,
 }
 
 /// The state that holds the image's size in sectors.
@@ -528,6 +530,13 @@ impl Image {
             return ended();
         }
         answered.await.unwrap_or_else(|_| ended())
+    }
+
+    /// Waits until all background work has ended: of an image that was lost to another gateway, until what it had is kept as
+    /// a fork, whole.
+    pub async fn ended(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.core.ended.subscribe().wait_for(|ended| *ended).await;
     }
 
     /// What an operator wants to know.

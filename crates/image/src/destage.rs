@@ -133,11 +133,12 @@ impl Destager {
     /// Runs until the image is closed, halted, fenced or fails; then the journal knows it no more, and it can be opened
     /// again.
     pub async fn run(self) {
-        let journal = self.core.journal.get().cloned();
+        let core = self.core.clone();
         self.work().await;
-        if let Some(journal) = journal {
+        if let Some(journal) = core.journal.get().cloned() {
             journal.detach();
         }
+        core.ended.send_replace(true);
     }
 
     async fn work(mut self) {

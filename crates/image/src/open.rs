@@ -16,7 +16,7 @@ use chain::{
 };
 use local::{Committed, Owner, Recovered};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admission::Pacer;
 use crate::collect::Collector;
@@ -309,6 +309,7 @@ fn core(
         requests,
         progress: Mutex::new(Progress::new()),
         pacer: Pacer::default(),
+        ended: watch::Sender::new(false),
     };
     (Arc::new(core), receiver)
 }
