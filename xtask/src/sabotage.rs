@@ -51,10 +51,10 @@ const ALL: &[Sabotage] = &[
     Sabotage {
         name: "writes are acknowledged before the sync",
         file: "crates/local/src/journal/commit.rs",
-        line: "if let Err(e) = self.write(batch.offset, &parts).await {",
-        instead: "{ let at = batch.offset; self.publish(batch, locations); tokio::task::yield_now().await; \
-                  let written = self.write(at, &parts).await; self.wrote_batch(); return written; }\n\
-                  #[allow(unreachable_code)] if let Err(e) = self.write(batch.offset, &parts).await {",
+        line: "if let Err(e) = self.write(shared, batch.offset, &parts).await {",
+        instead: "{ let at = batch.offset; self.publish(shared, batch, locations); tokio::task::yield_now().await; \
+                  let written = self.write(shared, at, &parts).await; self.wrote_batch(shared, begun); return written; }\n\
+                  #[allow(unreachable_code)] if let Err(e) = self.write(shared, batch.offset, &parts).await {",
         tests: &[JOURNAL, WORLDS],
     },
     Sabotage {

@@ -31,8 +31,8 @@ impl Tgt {
         setup::packages(&["tgt"])?;
         std::fs::create_dir_all("/run/tgtd")?;
         let port = free_port()?;
-        // The control port names a socket in /run/tgtd: another tgtd must not be spoken to.
-        let control = port.to_string();
+        // The control port, at most 32767, names a socket in /run/tgtd: another tgtd must not be spoken to.
+        let control = (port % 32_768).to_string();
         let mut command = Command::new("tgtd");
         command.args(["-f", "-C", &control, "--iscsi", &format!("portal=127.0.0.1:{port}")]);
         let mut server = Server::start(&command, dir.join(format!("{name}.log")))?;
