@@ -159,6 +159,10 @@ impl Committer {
         loop {
             let (work, closing) = {
                 let mut state = shared.state.lock();
+                // Another thread's write failed: not even a mark may be written behind it.
+                if let Phase::Poisoned(_) = state.phase {
+                    return Ok(Rest::End);
+                }
                 let work = (!state.queue.is_empty()).then(|| self.take(shared, &mut state));
                 (work, !matches!(state.phase, Phase::Open))
             };
