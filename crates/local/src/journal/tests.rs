@@ -304,6 +304,35 @@ fn a_rotten_payload_is_not_read() {
     });
 }
 
+/// The same when a client's thread writes for itself: then too, nothing is written behind what failed, not even a mark.
+#[test]
+fn a_failed_sync_on_a_clients_thread_poisons_the_journal() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let (journal, _) = open(&disk, &small(), 1).await.unwrap();
+        let seen = Arc::new(Seen::default());
+        let handle = journal.attach(image(1), seen.clone()).unwrap();
+        let alone = |seq| {
+            let (tx, rx) = oneshot::channel();
+            turn(true, || handle.append(data(seq, 1), Some(tx)).unwrap());
+            rx
+        };
+        for seq in 1..=20 {
+            alone(seq).await.unwrap().unwrap();
+        }
+        disk.fail_syncs(1);
+        let mut failed = alone(21);
+        let before = disk.counts();
+        assert_eq!(failed.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Internal, "not on this thread");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let after = disk.counts();
+        assert_eq!((after.writes, after.syncs), (before.writes, before.syncs));
+        assert_eq!(seen.committed.lock().len(), 20);
+        assert!(seen.poisoned.lock().is_some());
+        assert_eq!(journal.close().await.unwrap_err().kind(), ErrorKind::Internal);
+    });
+}
+
 #[test]
 fn records_queued_together_share_one_sync() {
     block_on(async {

@@ -552,6 +552,11 @@ impl DiskFile for SimFile {
         Ok(())
     }
 
+    fn writes_at_once(&self) -> bool {
+        let latency = self.state.lock().latency;
+        latency.write.is_zero() && latency.sync.is_zero()
+    }
+
     async fn set_len(&self, len: u64) -> Result<()> {
         let mut guard = self.state.lock();
         let s = &mut *guard;
