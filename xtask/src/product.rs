@@ -117,6 +117,28 @@ impl Demo {
         let text = call(&self.program, &self.data, &["status", "--json"])?;
         Ok(serde_json::from_str(&text)?)
     }
+
+    /// Waits until nothing is dirty.
+    pub fn drained(&self) -> Result {
+        until("the end of the drain", Duration::from_secs(600), || {
+            std::thread::sleep(Duration::from_millis(20));
+            let status = self.status()?;
+            let dirty = dirty(&status).ok_or_else(|| format!("status tells of no dirty bytes: {status}"))?;
+            Ok((dirty == 0).then_some(()))
+        })
+    }
+}
+
+/// The first number called `dirty` in the status.
+fn dirty(value: &serde_json::Value) -> Option<u64> {
+    match value {
+        serde_json::Value::Object(fields) => fields
+            .get("dirty")
+            .and_then(serde_json::Value::as_u64)
+            .or_else(|| fields.values().find_map(dirty)),
+        serde_json::Value::Array(items) => items.iter().find_map(dirty),
+        _ => None,
+    }
 }
 
 /// A gateway run from a configuration file, empty at first.

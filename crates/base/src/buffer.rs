@@ -1,24 +1,35 @@
 //! Page-aligned buffers that travel unchanged from a socket to the journal and on to a segment.
 //!
-//! Their memory is recycled: fresh pages from the kernel cost more than filling them with data does.
-#![allow(unsafe_code)] // allocation with an alignment, which no safe type of the standard library offers
+//! Their memory is recycled: fresh pages from the kernel cost more than filling them with data does. It comes in huge pages
+//! where the kernel has them, because a disk takes long runs of memory in fewer and larger requests.
+#![allow(unsafe_code)] // memory with an alignment and of huge pages, which no safe type of the standard library offers
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
 
 /// The alignment of every buffer, in bytes: what direct I/O asks of the strictest common disk.
 pub const ALIGN: usize = 4096;
 
-/// The most bytes kept for further use.
+/// The most bytes kept for further use, unless [`keep`] says otherwise.
 const KEPT: usize = 128 << 20;
+
+/// What is taken from the kernel at a time, at least: a huge page, in bytes.
+const SLAB: usize = 2 << 20;
 
 /// Sizes that are kept: `ALIGN` times 1, 2, 4, … 1024 (4 MiB).
 const CLASSES: usize = 11;
+
+/// Sets how many bytes of memory are kept for further use when buffers go: as much as the process will want again.
+pub fn keep(bytes: usize) {
+    POOL.most.store(bytes, Ordering::Relaxed);
+}
 
 /// A byte buffer whose first byte lies on an [`ALIGN`] boundary.
 pub struct AlignedBuf {
@@ -87,6 +98,35 @@ impl std::fmt::Debug for AlignedBuf {
     }
 }
 
+/// Shows parts of any lengths, one behind the other, in chunks of `size` bytes (a multiple of [`ALIGN`]; the last one may be
+/// shorter) whose memory lies on an [`ALIGN`] boundary, each with its place: what direct I/O asks for. One chunk's memory
+/// serves all of them, so that copying stays in the processor's cache.
+pub fn in_chunks<E>(
+    parts: &[Bytes],
+    size: usize,
+    mut each: impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    let total: usize = parts.iter().map(Bytes::len).sum();
+    let mut chunk = AlignedBuf::for_overwrite(size.min(total));
+    let (mut at, mut filled) = (0, 0);
+    for part in parts {
+        let mut left = &part[..];
+        while !left.is_empty() {
+            let n = left.len().min(chunk.len() - filled);
+            let (now, later) = left.split_at(n);
+            chunk[filled..filled + n].copy_from_slice(now);
+            filled += n;
+            left = later;
+            if filled == chunk.len() {
+                each(at, &chunk)?;
+                at += filled as u64;
+                filled = 0;
+            }
+        }
+    }
+    if filled > 0 { each(at, &chunk[..filled]) } else { Ok(()) }
+}
+
 /// Initialised, aligned memory with one owner.
 struct Memory {
     ptr: NonNull<u8>,
@@ -103,20 +143,20 @@ impl Memory {
     fn take(len: usize) -> (Memory, bool) {
         let pages = len.div_ceil(ALIGN).max(1);
         let class = pages.next_power_of_two().trailing_zeros() as usize;
-        if class >= CLASSES {
-            return (Memory::allocate(pages * ALIGN), true);
+        if class < CLASSES {
+            let Idle { ptr, fresh } = POOL.take(class);
+            return (Memory { ptr, size: ALIGN << class }, fresh);
         }
-        match POOL.take(class) {
-            Some(memory) => (memory, false),
-            None => (Memory::allocate(ALIGN << class), true),
-        }
-    }
-
-    fn allocate(size: usize) -> Memory {
-        let layout = Self::layout(size);
+        let layout = Self::layout(pages * ALIGN);
         // SAFETY: the layout is never of size zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) });
-        Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size }
+        (Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size() }, true)
+    }
+
+    /// The class of the pool it belongs to, if it is not too long for any.
+    fn class(&self) -> Option<usize> {
+        Some((self.size / ALIGN).trailing_zeros() as usize)
+            .filter(|class| self.size == ALIGN << *class && *class < CLASSES)
     }
 
     fn layout(size: usize) -> Layout {
@@ -126,46 +166,85 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        if !POOL.keep(self) {
-            // SAFETY: allocated in `allocate` with the layout of this size, and nobody else has it.
-            unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.size)) }
+        match self.class() {
+            Some(class) => POOL.keep(class, self.ptr),
+            // SAFETY: allocated in `take` with the layout of this size, and nobody else has it.
+            None => unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.size)) },
         }
     }
 }
 
-/// Memory that nobody uses now, by size.
+/// Memory that nobody uses now, by size. Its addresses are never given back; its pages are, beyond what is kept.
 struct Pool {
-    classes: [Mutex<Vec<Idle>>; CLASSES],
+    classes: [Mutex<VecDeque<Idle>>; CLASSES],
     bytes: AtomicUsize,
+    most: AtomicUsize,
 }
 
-/// Memory in the pool: without an owner that would give it back a second time.
-struct Idle(NonNull<u8>);
+/// Initialised memory of one class without an owner.
+struct Idle {
+    ptr: NonNull<u8>,
+    /// All zero, and not counted in [`Pool::bytes`]: it has no pages yet.
+    fresh: bool,
+}
 
 // SAFETY: as of `Memory`.
 unsafe impl Send for Idle {}
 
-static POOL: Pool = Pool { classes: [const { Mutex::new(Vec::new()) }; CLASSES], bytes: AtomicUsize::new(0) };
+static POOL: Pool = Pool {
+    classes: [const { Mutex::new(VecDeque::new()) }; CLASSES],
+    bytes: AtomicUsize::new(0),
+    most: AtomicUsize::new(KEPT),
+};
 
 impl Pool {
-    fn take(&self, class: usize) -> Option<Memory> {
-        let Idle(ptr) = self.classes[class].lock().pop()?;
+    fn take(&self, class: usize) -> Idle {
         let size = ALIGN << class;
-        self.bytes.fetch_sub(size, Ordering::Relaxed);
-        Some(Memory { ptr, size })
+        let mut idle = self.classes[class].lock();
+        if idle.is_empty() {
+            let slab = map_slab(size.max(SLAB));
+            let pieces = (0..size.max(SLAB) / size).rev();
+            // SAFETY: every piece lies inside the slab, and they do not overlap.
+            idle.extend(pieces.map(|n| Idle { ptr: unsafe { slab.add(n * size) }, fresh: true }));
+        }
+        let piece = idle.pop_back().expect("a slab has pieces");
+        if !piece.fresh {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+        }
+        piece
     }
 
-    /// Takes over what `memory` owns, if it is of a size that is kept and there is room; it must not be used then.
-    fn keep(&self, memory: &mut Memory) -> bool {
-        let class = (memory.size / ALIGN).trailing_zeros() as usize;
-        if class >= CLASSES || memory.size != ALIGN << class {
-            return false;
+    /// Takes memory back whose owner is gone.
+    fn keep(&self, class: usize, ptr: NonNull<u8>) {
+        let size = ALIGN << class;
+        let mut piece = Idle { ptr, fresh: false };
+        if self.bytes.fetch_add(size, Ordering::Relaxed) + size > self.most.load(Ordering::Relaxed) {
+            // SAFETY: the range is whole pages of one of our own mappings, and nobody else has it; it reads as zero afterwards.
+            piece.fresh = unsafe { madvise(ptr.as_ptr().cast(), size, Advice::LinuxDontNeed) }.is_ok();
+            if piece.fresh {
+                self.bytes.fetch_sub(size, Ordering::Relaxed);
+            }
         }
-        if self.bytes.fetch_add(memory.size, Ordering::Relaxed) + memory.size > KEPT {
-            self.bytes.fetch_sub(memory.size, Ordering::Relaxed);
-            return false;
+        let mut idle = self.classes[class].lock();
+        match piece.fresh {
+            // What has pages is used first.
+            true => idle.push_front(piece),
+            false => idle.push_back(piece),
         }
-        self.classes[class].lock().push(Idle(memory.ptr));
-        true
     }
+}
+
+/// Zero bytes for good, aligned to a huge page, `size` of them: a multiple of one.
+fn map_slab(size: usize) -> NonNull<u8> {
+    let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    let len = size + SLAB;
+    // SAFETY: a new anonymous mapping takes nothing from anybody.
+    let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, kind) };
+    let Ok(start) = mapped else { handle_alloc_error(Memory::layout(size)) };
+    let start = start.cast::<u8>();
+    // SAFETY: the mapping is longer than `size` by as much as this skips at most.
+    let slab = unsafe { start.add(start.align_offset(SLAB)) };
+    // SAFETY: advice on our own mapping, which changes none of its bytes. A kernel without huge pages refuses, which is no loss.
+    let _ = unsafe { madvise(slab.cast(), size, Advice::LinuxHugepage) };
+    NonNull::new(slab).expect("a mapping is not at address zero")
 }

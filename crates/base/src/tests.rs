@@ -82,6 +82,19 @@ fn recycled_buffers_are_zeroed_when_asked_and_never_shared() {
 }
 
 #[test]
+fn memory_beyond_what_is_kept_goes_back_and_reads_as_zero() {
+    buffer::keep(0);
+    for len in [4096, 64 << 10, 4 << 20, 5 << 20] {
+        let mut held: Vec<AlignedBuf> = (0..40).map(|_| AlignedBuf::for_overwrite(len)).collect();
+        held.iter_mut().for_each(|buf| buf.fill(0xee));
+        drop(held);
+        let again: Vec<AlignedBuf> = (0..40).map(|_| AlignedBuf::zeroed(len)).collect();
+        assert!(again.iter().all(|buf| buf.len() == len && buf.iter().all(|byte| *byte == 0)));
+    }
+    buffer::keep(128 << 20);
+}
+
+#[test]
 fn aligned_buffers_are_aligned_shared_and_freed() {
     let mut buf = AlignedBuf::zeroed(10_000);
     assert!(buf.iter().all(|b| *b == 0));
@@ -109,4 +122,30 @@ fn spans_intersect() {
     let a = Span::new(10, 10);
     assert_eq!(a.intersect(Span::new(15, 100)), Some(Span::new(15, 5)));
     assert_eq!(a.intersect(Span::new(20, 1)), None);
+}
+
+#[test]
+fn chunks_hold_all_bytes_in_order_and_lie_aligned() {
+    let rng = SeededEntropy::new(7);
+    for round in 0..200 {
+        let parts: Vec<bytes::Bytes> = (0..rng.below(9))
+            .map(|_| {
+                let mut bytes = vec![0; rng.below(20_000) as usize];
+                rng.fill(&mut bytes);
+                bytes::Bytes::from(bytes)
+            })
+            .collect();
+        let (mut seen, mut lengths) = (Vec::new(), Vec::new());
+        let size = buffer::ALIGN * (1 + round % 4);
+        buffer::in_chunks(&parts, size, |at, chunk| {
+            assert_eq!(at, seen.len() as u64);
+            assert!((chunk.as_ptr() as usize).is_multiple_of(buffer::ALIGN));
+            seen.extend_from_slice(chunk);
+            lengths.push(chunk.len());
+            Ok::<(), ()>(())
+        })
+        .expect("nothing fails");
+        assert_eq!(seen, parts.concat());
+        assert!(lengths.iter().rev().skip(1).all(|len| *len == size));
+    }
 }

@@ -228,9 +228,8 @@ impl Shared {
         only_new: bool,
     ) -> Result<ObjectMeta> {
         self.admit(key, attributes)?;
-        body.check()?;
-        let mut temporary = self.workshop.start()?;
-        body.parts().iter().try_for_each(|part| temporary.write(part))?;
+        let temporary = self.workshop.start()?;
+        body.check_sum(temporary.write(body.parts())?)?;
         self.publish(key, temporary, attributes, only_new)
     }
 

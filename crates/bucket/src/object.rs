@@ -77,7 +77,11 @@ impl Payload {
 
     /// Computes the sum anew: `Corrupt` if the bytes are not those the sum was made of.
     pub fn check(&self) -> Result<()> {
-        let found = checksum::crc64_parts(self.parts.iter().map(|p| &p[..]));
+        self.check_sum(checksum::crc64_parts(self.parts.iter().map(|p| &p[..])))
+    }
+
+    /// The same for a sum that somebody has made of the bytes while copying them.
+    pub fn check_sum(&self, found: u64) -> Result<()> {
         if found == self.crc64 {
             Ok(())
         } else {

@@ -24,8 +24,9 @@ pub struct Config {
     /// How data goes to the buckets.
     #[serde(default)]
     pub upload: UploadConfig,
-    /// Memory for dirty data of all volumes.
-    #[serde(default = "default_memory", deserialize_with = "size")]
+    /// Memory for dirty data of all volumes, and as much again for segments on their way; by default a sixteenth of the
+    /// machine's, from 64 MiB to 1 GiB.
+    #[serde(default = "crate::memory::for_dirty_data", deserialize_with = "size")]
     pub memory: ByteSize,
     /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.
     #[serde(default = "default_stop", deserialize_with = "duration")]
@@ -101,9 +102,6 @@ impl Default for UploadConfig {
     }
 }
 
-fn default_memory() -> ByteSize {
-    ByteSize::mib(256)
-}
 fn default_stop() -> Duration {
     Duration::from_secs(30)
 }

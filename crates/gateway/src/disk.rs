@@ -60,9 +60,12 @@ impl CacheDisk {
         }
     }
 
-    /// Ends it in good order.
+    /// Ends it in good order. A cache that cannot leave its index, on a full disk for instance, starts cold the next time; nothing is
+    /// lost by that.
     pub async fn close(&self) -> Result<()> {
-        self.cache.close().await?;
+        if let Err(e) = self.cache.close().await {
+            tracing::warn!("the cache on disk {} will start empty: {e}", self.config.name);
+        }
         self.journal.close().await
     }
 }

@@ -8,6 +8,7 @@ mod disk;
 mod event;
 mod fork;
 mod gateway;
+pub mod memory;
 mod target;
 mod view;
 mod volume;

@@ -207,6 +207,25 @@ async fn until(done: impl Fn() -> bool) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_cannot_leave_its_index_does_not_spoil_a_stop() {
+    let scratch = Scratch::new("index");
+    let first = gateway(&scratch.0, "one", "1 h").await;
+    first.add_bucket("main", &scratch.url()).await.unwrap();
+    first.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&first, "vol1", 8, 7).await;
+    // Where the index would be written stands something that cannot be written over.
+    let taken = scratch.0.join("one/ssd/cache/index.tmp");
+    std::fs::create_dir_all(taken.join("in the way")).unwrap();
+    first.stop(|_| ()).await.unwrap();
+    drop(first);
+    std::fs::remove_dir_all(taken).unwrap();
+    let again = gateway(&scratch.0, "one", "1 h").await;
+    until(|| again.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(byte(&again, "vol1", 8).await, 7);
+    again.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gateways_want_one_volume() {
     let scratch = Scratch::new("two");
     // The older one uploads by hand only.

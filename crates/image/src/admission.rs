@@ -126,7 +126,9 @@ impl Core {
         let now = Instant::now();
         let slack = ((FULL - fullness) / (FULL - PACED_FROM)).clamp(0.0, 1.0);
         let drain = self.progress.lock().rate();
-        let rate = (drain * (0.5 + 2.0 * slack)).max(SLOWEST) + 64e6 * slack * slack;
+        // Far above that rate while there is slack, as fast as room comes back at 0.4 of it, half as fast at its end.
+        let pace = 0.5 + 0.75 * slack / (1.0 - slack).max(0.001);
+        let rate = (drain * pace).max(SLOWEST) + 64e6 * slack * slack;
         let mut next = self.pacer.next.lock();
         let turn = next.map_or(now, |next| next.max(now));
         if turn > now + self.env.options.admit_within / 2 {

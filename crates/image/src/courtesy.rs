@@ -15,9 +15,9 @@ const PLENTY: f64 = 0.4;
 /// Data that waits longer than this is uploaded as fast as can be.
 const OLDEST: Duration = Duration::from_secs(10);
 /// Between two puts, this many times as long as the last one took.
-const RESTS: u32 = 3;
+const RESTS: u32 = 7;
 /// But not longer than this.
-const LONGEST_REST: Duration = Duration::from_millis(500);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// See the module.
 #[derive(Debug)]

@@ -74,6 +74,8 @@ pub(crate) struct Destager {
     pub next_check: Instant,
     pub checkpoint_after: Instant,
     courtesy: Courtesy,
+    /// The local disk was full: not before then is it tried again.
+    spool_after: Instant,
     waiters: Vec<Waiter>,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
@@ -124,6 +126,7 @@ impl Destager {
             copying: None,
             compact_after: now,
             courtesy: Courtesy::new(now),
+            spool_after: now,
             waiters: Vec::new(),
             closing: None,
             close_sealed: false,
@@ -278,8 +281,7 @@ impl Destager {
 
     /// How full the journal is, from 0 to 1.
     fn fullness(&self) -> f64 {
-        let usage = self.core.env.journal.usage();
-        usage.used as f64 / usage.capacity.max(1) as f64
+        self.core.env.journal.fullness()
     }
 
     /// When the oldest client record that does not count yet was accepted.
@@ -311,10 +313,10 @@ impl Destager {
                 _ => self.core.env.memory.try_seal(self.core.env.options.segment.0).map(Some),
             };
             let Some(memory) = memory else {
-                if !self.pressed() {
+                if !self.should_spool() {
                     return Ok(());
                 }
-                self.spool_oldest().await?;
+                self.spool_if_it_fits().await?;
                 continue;
             };
             if let Some(segment) = self.inherited.pop_front() {
@@ -410,27 +412,48 @@ impl Destager {
         });
     }
 
-    /// Whether the journal is so full that segments must not wait for the bucket.
+    /// Whether the journal is so full that making room in it comes first.
     fn pressed(&self) -> bool {
-        self.fullness() > self.core.env.options.spool_above && self.may_spool()
+        self.fullness() > self.core.env.options.spool_above
     }
 
-    fn may_spool(&self) -> bool {
-        self.core.progress.lock().spooled_bytes < self.core.env.options.spool_limit.0
+    /// Whether segments should go to the local disk: only if the bucket is slower than that would be. What waits for a bucket
+    /// that does not answer leaves the journal early, because others need it too.
+    fn should_spool(&self) -> bool {
+        let room = self.core.progress.lock().spooled_bytes < self.core.env.options.spool_limit.0;
+        let now = Instant::now();
+        let enough = self.core.env.options.spool_above;
+        let most = self.outgoing.iter().filter(|o| o.in_memory()).filter_map(|o| match o.put {
+            Put::Flying { failures: 1.., .. } | Put::Idle(_, 1..) => Some(enough * DEAD_SHARE),
+            Put::Flying { since, .. } if now - since >= LATE => Some(enough),
+            _ => None,
+        });
+        let limit = most.min_by(f64::total_cmp);
+        room && now >= self.spool_after && limit.is_some_and(|limit| self.fullness() > limit || self.is_short())
+    }
+
+    /// Whether sealed segments have taken all the memory that there is for them.
+    fn is_short(&self) -> bool {
+        self.core.env.memory.is_short(self.core.env.options.segment.0)
     }
 
     async fn spool_under_pressure(&mut self) -> Result<()> {
-        // A put that is late keeps journal space and memory that others need; one that has only just begun does not.
-        let short = |core: &Core| core.env.memory.is_short(core.env.options.segment.0);
-        while (self.pressed() || (short(&self.core) && self.may_spool()))
-            && self
-                .outgoing
-                .iter()
-                .any(|o| o.in_memory() && matches!(o.put, Put::Idle(Some(_), _) | Put::Flying(1..)))
-        {
-            self.spool_oldest().await?;
+        while self.should_spool() {
+            self.spool_if_it_fits().await?;
         }
         Ok(())
+    }
+
+    /// The same as [`Destager::spool_oldest`], but a full disk is not the end: what finds no room there stays in the journal.
+    async fn spool_if_it_fits(&mut self) -> Result<()> {
+        match self.spool_oldest().await {
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.spool_after = Instant::now() + FULL_DISK;
+                self.core.report(Severity::Warning, format!("no room on the local disk: {e}"));
+                Ok(())
+            }
+            done => done,
+        }
     }
 
     /// Gives the oldest segment that is in memory a home on the local disk, and frees its part of the journal.
@@ -468,8 +491,8 @@ impl Destager {
     fn start_puts(&mut self) {
         let now = Instant::now();
         let most = self.puts_allowed(now);
-        // While the journal has room, what was uploaded is kept in the cache whatever it takes; later room comes first.
-        let patient = !self.pressed();
+        // While the journal has room, what was uploaded is kept in the cache, whatever it takes; later room comes first.
+        let keep = !self.pressed();
         for out in &mut self.outgoing {
             if self.puts.len() >= most {
                 return;
@@ -478,7 +501,7 @@ impl Destager {
             if not_before.is_some_and(|at| at > now) {
                 continue;
             }
-            out.put = Put::Flying(failures);
+            out.put = Put::Flying { since: now, failures };
             self.courtesy.began(now);
             let (core, own) = (self.core.clone(), self.own.clone());
             let (body, draft, number) = (out.body_ref(), out.draft, out.header.position.number);
@@ -486,9 +509,9 @@ impl Destager {
                 let put = async {
                     let sealed = Outgoing::load(&core, body, draft).await?;
                     let fill = async {
-                        if failures == 0 {
+                        if failures == 0 && keep {
                             // A cache that is stuck must not hold up what is put.
-                            let _ = tokio::time::timeout(FILL, core.keep(&sealed, patient)).await;
+                            let _ = tokio::time::timeout(FILL, core.keep(&sealed)).await;
                         }
                     };
                     // Its bytes are in the cache when the map begins to point there.
@@ -503,7 +526,7 @@ impl Destager {
         let Some(out) = self.outgoing.iter_mut().find(|o| o.header.position.number == number) else {
             return Err(Error::internal(format!("segment {number} came back but was not sent")));
         };
-        let Put::Flying(failures) = out.put else {
+        let Put::Flying { failures, .. } = out.put else {
             return Err(Error::internal(format!("segment {number} came back twice")));
         };
         match result {
@@ -695,6 +718,12 @@ impl Destager {
     }
 }
 
+/// A put under way for longer than this is late: a local disk would have taken the segment sooner.
+const LATE: Duration = Duration::from_millis(500);
+/// The part of [`Options::spool_above`] that a volume may fill of the journal while its bucket does not answer.
+const DEAD_SHARE: f64 = 0.25;
+/// How long a local disk that was full is left alone.
+const FULL_DISK: Duration = Duration::from_secs(10);
 /// How long the put of a segment may wait for the cache to take it too.
 const FILL: Duration = Duration::from_secs(2);
 

@@ -320,9 +320,8 @@ impl Core {
         let _ = self.fetch(wanted.collect()).await;
     }
 
-    /// Keeps a segment of our own that is being uploaded as clean cache. With `patient` it waits until the cache takes
-    /// each frame.
-    pub async fn keep(&self, sealed: &Sealed, patient: bool) {
+    /// Keeps a segment of our own that is being uploaded as clean cache.
+    pub async fn keep(&self, sealed: &Sealed) {
         let (header, stored) = (&sealed.header, &sealed.payload.parts()[1..]);
         for (index, (frame, bytes)) in header.frames.iter().zip(stored).enumerate() {
             let key = LineKey {
@@ -338,10 +337,7 @@ impl Core {
                     Err(_) => continue,
                 },
             };
-            match patient {
-                true => self.env.cache.insert_in_turn(key, raw).await,
-                false => self.env.cache.insert(key, raw),
-            };
+            self.env.cache.insert_in_turn(key, raw).await;
         }
     }
 }

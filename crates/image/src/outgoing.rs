@@ -25,8 +25,8 @@ pub(crate) enum Body {
 pub(crate) enum Put {
     /// Not under way; not before the moment, after so many failures.
     Idle(Option<Instant>, u32),
-    /// Under way; `u32` failures before.
-    Flying(u32),
+    /// Under way, after so many failures.
+    Flying { since: Instant, failures: u32 },
     /// The store says it has it.
     Done,
 }

@@ -60,8 +60,8 @@ pub trait Disk: Send + Sync + Debug {
 
 /// An open file.
 ///
-/// `write`, `write_durable`, `sync` and `set_len` block the calling thread in production: only threads of the
-/// background call them. See the [module](self) for what survives a power cut.
+/// `write_durable`, `write_warm`, `set_len` and short calls of `write` block the calling thread in production: only threads of
+/// the background call them. See the [module](self) for what survives a power cut.
 #[async_trait]
 pub trait DiskFile: Send + Sync + Debug {
     /// Its length in bytes.

@@ -58,7 +58,7 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         }],
         iscsi: IscsiConfig { listen: vec![iscsi], ..IscsiConfig::default() },
         upload: UploadConfig::default(),
-        memory: ByteSize::mib(512),
+        memory: gateway::memory::for_dirty_data(),
         stop_within: Duration::from_secs(30),
     }
 }

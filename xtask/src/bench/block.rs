@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::tgt::Tgt;
 use super::{Generator, Load, Measured, median, spread};
 use crate::Result;
-use crate::process::run;
+use crate::process::{Server, run, until};
 use crate::product::Demo;
 
 const LOADS: &[Load] = &[
@@ -36,7 +36,8 @@ const VALID: f64 = 0.10;
 /// Measure an iSCSI disk against tuned tgtd on the same disk, interleaved.
 ///
 /// Figures are medians of the rounds. tgtd runs twice, as it comes and with synced writes (Tidegate's are always
-/// synced). CPU is the target's seconds per 100,000 transfers.
+/// synced). CPU is the target's seconds per 100,000 transfers, with what it does for them afterwards (destaging included).
+/// Between two loads all targets come to rest.
 #[derive(clap::Args)]
 pub struct Arguments {
     /// How often each load is run on each target.
@@ -80,6 +81,7 @@ impl Column {
 }
 
 struct Targets {
+    dir: std::path::PathBuf,
     ours: Demo,
     unsynced: Tgt,
     synced: Tgt,
@@ -93,12 +95,22 @@ impl Targets {
             Ok(path)
         };
         Ok(Targets {
+            dir: dir.to_owned(),
             ours: Demo::start(dir, "1GiB", None)?,
             unsynced: Tgt::start(dir, "unsynced", &file("unsynced.img")?, false)?,
             synced: Tgt::start(dir, "synced", &file("synced.img")?, true)?,
         })
     }
 
+    fn server(&mut self, which: usize) -> Result<&mut Server> {
+        match which {
+            0 => self.ours.server(),
+            1 => Ok(&mut self.unsynced.server),
+            _ => Ok(&mut self.synced.server),
+        }
+    }
+
+    /// Runs a load on one of them, and waits until all it has set off is over.
     fn measure(
         &mut self,
         generator: &Generator,
@@ -107,16 +119,29 @@ impl Targets {
         seconds: u32,
     ) -> Result<(Measured, f64)> {
         let url = [self.ours.url(), &self.unsynced.url, &self.synced.url][which].to_owned();
-        let server = match which {
-            0 => self.ours.server()?,
-            1 => &mut self.unsynced.server,
-            _ => &mut self.synced.server,
-        };
-        let before = server.cpu_seconds()?;
+        let before = self.server(which)?.cpu_seconds()?;
         let measured = generator.disk(&url, load, seconds, SPAN)?;
-        let cpu = server.cpu_seconds()? - before;
+        if which == 0 && load.is_write() {
+            self.ours.drained()?;
+        }
+        let cpu = at_rest(self.server(which)?)? - before;
+        run(Command::new("sync").arg("--file-system").arg(&self.dir))?;
         Ok((measured, cpu / measured.ios.max(1) as f64 * 1e5))
     }
+}
+
+/// Waits until a server has nothing more to do, so that it does not take from who is measured next; gives the processor
+/// seconds it has used, which therefore hold all that its load has cost.
+fn at_rest(server: &mut Server) -> Result<f64> {
+    let pause = Duration::from_millis(250);
+    let mut before = server.cpu_seconds()?;
+    until("a server at rest", Duration::from_secs(120), || {
+        std::thread::sleep(pause);
+        let now = server.cpu_seconds()?;
+        let idle = now - before < 0.04 * pause.as_secs_f64();
+        before = now;
+        Ok(idle.then_some(now))
+    })
 }
 
 /// The verb `bench block`.

@@ -1,12 +1,11 @@
 //! `bench drain`: how fast dirty data reaches SeaweedFS, against bare puts of the same size and number.
 
 use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::store::Store;
 use super::{Generator, Load, median};
 use crate::Result;
-use crate::process::until;
 use crate::product::Demo;
 
 /// The size of a segment, and how many go up at a time, as `tidegate demo` has them.
@@ -69,23 +68,6 @@ fn drain(demo: &mut Demo, generator: &Generator, bytes: u64) -> Result<f64> {
     let start = Instant::now();
     let load = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
     generator.disk(demo.url(), load, 0, bytes)?;
-    until("the end of the drain", Duration::from_secs(600), || {
-        std::thread::sleep(Duration::from_millis(20));
-        let status = demo.status()?;
-        let dirty = dirty(&status).ok_or_else(|| format!("status tells of no dirty bytes: {status}"))?;
-        Ok((dirty == 0).then_some(()))
-    })?;
+    demo.drained()?;
     Ok(bytes as f64 / start.elapsed().as_secs_f64())
-}
-
-/// The first number called `dirty` in the status.
-fn dirty(value: &serde_json::Value) -> Option<u64> {
-    match value {
-        serde_json::Value::Object(fields) => fields
-            .get("dirty")
-            .and_then(serde_json::Value::as_u64)
-            .or_else(|| fields.values().find_map(dirty)),
-        serde_json::Value::Array(items) => items.iter().find_map(dirty),
-        _ => None,
-    }
 }

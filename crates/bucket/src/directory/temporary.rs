@@ -1,15 +1,23 @@
 //! Files being written, each gateway process's under a lock of its own, so that those of dead ones can be removed.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::{Error, Result};
-use rustix::fs::{FlockOperation, flock};
+use base::buffer::{ALIGN, in_chunks};
+use base::{Error, Result, checksum};
+use bytes::Bytes;
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
+use rustix::io::Errno;
 
 use super::{failed, unsynced};
+
+/// From this length on a file is long, in bytes.
+const LONG: u64 = 256 << 10;
+/// What is written at a time, in bytes.
+const CHUNK: usize = 1 << 20;
 
 /// Where this process makes its files: `<stem>.<n>` beside a lock `<stem>.lock` that it holds while it lives.
 #[derive(Debug)]
@@ -102,9 +110,37 @@ pub struct Temporary {
 }
 
 impl Temporary {
-    /// Appends `bytes`.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).map_err(|e| failed("write", &self.path, e))
+    /// Writes its content; gives the CRC-64/NVME of what was written. A long one goes past the page cache where the file system
+    /// can: it is seldom read soon, and copying it there costs more of the processors than all else.
+    pub fn write(&self, parts: &[Bytes]) -> Result<u64> {
+        let mut crc = checksum::crc64(&[]);
+        let len = parts.iter().map(|p| p.len() as u64).sum::<u64>();
+        let direct = if len < LONG { None } else { self.direct(len)? };
+        let written = in_chunks(parts, CHUNK, |at, chunk| {
+            crc = checksum::crc64_combine(crc, checksum::crc64(chunk), chunk.len() as u64);
+            let (blocks, rest) = chunk.split_at(chunk.len() / ALIGN * ALIGN);
+            match direct.as_ref().unwrap_or(&self.file).write_all_at(blocks, at) {
+                Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                    self.file.write_all_at(blocks, at)?;
+                }
+                other => other?,
+            }
+            self.file.write_all_at(rest, at + blocks.len() as u64)
+        });
+        written.map_err(|e| failed("write", &self.path, e))?;
+        Ok(crc)
+    }
+
+    /// The same file past the page cache, with room for `len` bytes; `None` where that cannot be had.
+    fn direct(&self, len: u64) -> Result<Option<File>> {
+        let flags = OFlags::DIRECT.bits() as i32;
+        let Ok(direct) = OpenOptions::new().write(true).custom_flags(flags).open(&self.path) else {
+            return Ok(None);
+        };
+        match fallocate(&direct, FallocateFlags::empty(), 0, len) {
+            Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => Ok(Some(direct)),
+            Err(e) => Err(failed("make room for", &self.path, e.into())),
+        }
     }
 
     /// Appends all of `source`.

@@ -75,7 +75,7 @@ fn a_killed_gateways_leftovers_go_and_a_living_ones_stay() {
     let root = tempfile::tempdir().unwrap();
     let living = shared(root.path(), false);
     let mut unfinished = living.workshop.start().unwrap();
-    unfinished.write(b"half").unwrap();
+    unfinished.write(&[Bytes::from_static(b"half")]).unwrap();
     let dir = root.path().join(OWN).join("temporary");
     fs::write(dir.join("999-0.lock"), "").unwrap();
     fs::write(dir.join("999-0.7"), "left by a killed process").unwrap();
@@ -84,7 +84,7 @@ fn a_killed_gateways_leftovers_go_and_a_living_ones_stay() {
     assert!(
         !dir.join("999-0.lock").exists() && !dir.join("999-0.7").exists() && !dir.join("998-0.7").exists()
     );
-    unfinished.write(b"whole").unwrap();
+    unfinished.write(&[Bytes::from_static(b"whole")]).unwrap();
     let sealed = unfinished.seal().unwrap();
     assert_eq!(sealed.nlink(), 1, "the file still has its name");
     drop(unfinished);

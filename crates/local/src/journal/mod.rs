@@ -328,6 +328,12 @@ impl Journal {
         state.books.iter().filter(|(_, b)| b.usage().records > 0).map(|(id, _)| *id).collect()
     }
 
+    /// How full it is, from 0 to 1: what is used of what it can hold.
+    pub fn fullness(&self) -> f64 {
+        let state = self.shared().state.lock();
+        state.space.used() as f64 / state.space.capacity().max(1) as f64
+    }
+
     /// How full the journal is and because of whom.
     pub fn usage(&self) -> JournalUsage {
         let state = self.shared().state.lock();

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use base::{AlignedBuf, Error, Result, buffer::ALIGN};
+use base::buffer::{ALIGN, in_chunks};
+use base::{AlignedBuf, Error, Result};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
@@ -20,6 +21,10 @@ use crate::disk::DiskFile;
 const MAX_PARTS: usize = 1024;
 /// How much is zeroed at a time.
 const ZEROES: usize = 1 << 20;
+/// From this length on a read is long.
+const LONG_READ: usize = 128 << 10;
+/// From this length on a write is long; it goes to the disk in pieces of this length.
+const CHUNK: usize = 1 << 20;
 
 #[derive(Debug)]
 pub(super) struct OsFile {
@@ -27,7 +32,7 @@ pub(super) struct OsFile {
     /// Through the page cache.
     file: Arc<File>,
     /// Past it, if the file system can.
-    direct: Option<File>,
+    direct: Option<Arc<File>>,
     /// Cleared when a direct write was refused after all.
     direct_works: AtomicBool,
     len: AtomicU64,
@@ -35,7 +40,7 @@ pub(super) struct OsFile {
 
 fn open_direct(path: &Path) -> Option<File> {
     let flags = OFlags::DIRECT.bits() as i32;
-    OpenOptions::new().write(true).custom_flags(flags).open(path).ok()
+    OpenOptions::new().read(true).write(true).custom_flags(flags).open(path).ok()
 }
 
 /// Makes a file of zeroes that are really on the disk, so that writing over them later changes no metadata.
@@ -79,7 +84,7 @@ impl OsFile {
         Ok(OsFile {
             path: path.to_owned(),
             file: Arc::new(file),
-            direct: open_direct(path),
+            direct: open_direct(path).map(Arc::new),
             direct_works: AtomicBool::new(true),
             len: AtomicU64::new(len),
         })
@@ -109,9 +114,39 @@ impl OsFile {
             other => other,
         };
         written.map_err(|e| failed("write to", &self.path, e.into()))?;
+        self.grown_to(offset, parts);
+        Ok(())
+    }
+
+    /// How a long write is done: on another thread and past the page cache, wherever its bytes lie. `None` for others.
+    fn put_in_chunks(
+        &self,
+        offset: u64,
+        parts: &[Bytes],
+    ) -> Option<impl Future<Output = Result<()>> + use<>> {
+        let long = parts.iter().map(Bytes::len).sum::<usize>() >= CHUNK;
+        let works = long && offset.is_multiple_of(ALIGN as u64) && self.direct_works.load(Ordering::Relaxed);
+        let direct = self.direct.clone().filter(|_| works)?;
+        let (file, path, parts) = (self.file.clone(), self.path.clone(), parts.to_vec());
+        Some(super::away(move || {
+            let written = in_chunks(&parts, CHUNK, |at, chunk| {
+                let (blocks, rest) = chunk.split_at(chunk.len() / ALIGN * ALIGN);
+                let at = offset + at;
+                match direct.write_all_at(blocks, at) {
+                    Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                        file.write_all_at(blocks, at)?
+                    }
+                    other => other?,
+                }
+                file.write_all_at(rest, at + blocks.len() as u64)
+            });
+            written.map_err(|e| failed("write to", &path, e))
+        }))
+    }
+
+    fn grown_to(&self, offset: u64, parts: &[Bytes]) {
         let end = offset + parts.iter().map(|p| p.len() as u64).sum::<u64>();
         self.len.fetch_max(end, Ordering::AcqRel);
-        Ok(())
     }
 
     fn ends_before(&self, end: u64) -> Error {
@@ -160,37 +195,52 @@ impl DiskFile for OsFile {
 
     async fn read(&self, offset: u64, len: usize) -> Result<Bytes> {
         let mut buf = AlignedBuf::for_overwrite(len);
-        if self.try_read(offset, &mut buf)? {
+        // What is long is read for the bucket, once: copies of it would only fill the page cache.
+        let past_cache =
+            len >= LONG_READ && [offset, len as u64].iter().all(|n| n.is_multiple_of(ALIGN as u64));
+        if !past_cache && self.try_read(offset, &mut buf)? {
             return Ok(buf.into_bytes());
         }
         if offset + len as u64 > self.len() {
             return Err(self.ends_before(offset + len as u64));
         }
+        let direct = self.direct.clone().filter(|_| past_cache && self.direct_works.load(Ordering::Relaxed));
         let (file, path) = (self.file.clone(), self.path.clone());
-        super::away(move || match file.read_exact_at(&mut buf, offset) {
-            Ok(()) => Ok(buf.into_bytes()),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Error::corrupt(format!("{} is shorter than it was: restore it", path.display())))
+        super::away(move || {
+            let read = match direct.map(|direct| direct.read_exact_at(&mut buf, offset)) {
+                Some(Err(e)) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => None,
+                other => other,
+            };
+            match read.unwrap_or_else(|| file.read_exact_at(&mut buf, offset)) {
+                Ok(()) => Ok(buf.into_bytes()),
+                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
+                    Err(Error::corrupt(format!("{} is shorter than it was: restore it", path.display())))
+                }
+                Err(e) => Err(failed("read", &path, e)),
             }
-            Err(e) => Err(failed("read", &path, e)),
         })
         .await
     }
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
-        self.put(offset, parts, ReadWriteFlags::empty())
+        let Some(write) = self.put_in_chunks(offset, parts) else {
+            return self.put(offset, parts, ReadWriteFlags::empty());
+        };
+        write.await?;
+        self.grown_to(offset, parts);
+        Ok(())
     }
 
     async fn write_warm(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
         write_all(&self.file, offset, parts, ReadWriteFlags::empty())
             .map_err(|e| failed("write to", &self.path, e.into()))?;
-        let end = offset + parts.iter().map(|p| p.len() as u64).sum::<u64>();
-        self.len.fetch_max(end, Ordering::AcqRel);
+        self.grown_to(offset, parts);
         Ok(())
     }
 
     async fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(|e| failed("sync", &self.path, e))
+        let (file, path) = (self.file.clone(), self.path.clone());
+        super::away(move || file.sync_data().map_err(|e| failed("sync", &path, e))).await
     }
 
     async fn write_durable(&self, offset: u64, parts: &[Bytes]) -> Result<()> {

@@ -33,6 +33,13 @@ fn files_are_made_written_read_renamed_and_removed() {
         file.write_warm(16384, &[bytes(4, 4096)]).await.unwrap();
         file.sync().await.unwrap();
         file.settle().await.unwrap();
+        // A long one, of odd pieces, longer than the file was.
+        let long = disk.create("long", 0).await.unwrap();
+        let pieces: Vec<Bytes> = (0..300).map(|i| bytes(i as u8, 5000 + i)).collect();
+        long.write(4096, &pieces).await.unwrap();
+        long.sync().await.unwrap();
+        assert_eq!(long.len(), 4096 + pieces.concat().len() as u64);
+        assert_eq!(long.read(4096, pieces.concat().len()).await.unwrap(), pieces.concat());
         let read = file.read(8192, 12288).await.unwrap();
         assert_eq!(
             (read[99], read[100], &read[110..113], read[113], read[4096], read[8192]),
