@@ -53,10 +53,11 @@ impl EventLog {
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
+        let about = Some(image.as_str()).filter(|image| !image.is_empty());
         match severity {
-            Severity::Info => tracing::info!(image, "{text}"),
-            Severity::Warning => tracing::warn!(image, "{text}"),
-            Severity::Error => tracing::error!(image, "{text}"),
+            Severity::Info => tracing::info!(image = about, "{text}"),
+            Severity::Warning => tracing::warn!(image = about, "{text}"),
+            Severity::Error => tracing::error!(image = about, "{text}"),
         }
         let mut events = self.events.lock();
         if events.len() == KEPT {

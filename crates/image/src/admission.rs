@@ -2,8 +2,11 @@
 //!
 //! While there is plenty of room every write is admitted at once. Above half full, writes are paced towards the rate at
 //! which room comes back, so that a reserve is left when an outage ends and no write ever waits long; with no room left
-//! a write is refused as busy, which the initiator is told as TASK SET FULL.
+//! a write is refused as busy, which the initiator is told as TASK SET FULL: it tries again. When nothing at all could be
+//! admitted for half a minute, writes are refused for want of space instead, before initiators give up by themselves and
+//! without a reason (Windows after a minute, Linux after three).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};

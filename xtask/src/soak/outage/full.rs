@@ -17,7 +17,7 @@ const DISK: &str = "journal = \"128 MiB\"\nlocal_segments = \"32 MiB\"";
 /// What one volume may keep: local segments and what the journal has of it together.
 const SHARE: u64 = 32 << 20;
 
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 /// No command may take longer, whatever its answer.
 const LONGEST: u64 = 10_000;
 
@@ -25,7 +25,7 @@ pub fn run(dir: &Path) -> Result {
     let begun = Instant::now();
     let store = Store::start(dir)?;
     let proxy = Proxy::start(store.port())?;
-    let mut serve = Serve::with(dir, &Layout { disk: DISK, more: super::KEPT, ..Layout::default() })?;
+    let serve = Serve::with(dir, &Layout { disk: DISK, more: super::KEPT, ..Layout::default() })?;
     serve.tell(&["bucket", "add", "store", &bucket(proxy.port(), PREFIX)])?;
     serve.tell(&["volume", "create", "guest", "--size", "1GiB"])?;
     serve.tell(&["volume", "create", "raw", "--size", "64MiB"])?;
