@@ -33,7 +33,6 @@ pub const GUEST: &[Scenario] = &[
     Scenario { name: "guest: ext4 and xfs keep what was synced (A2)", run: file_systems },
     Scenario { name: "guest: fio with crc32c (A2)", run: fio },
     Scenario { name: "guest: kill -9 under load, the session recovers (A2)", run: killed_under_load },
-    Scenario { name: "guest: journal and local segments full (A5)", run: soak::outage::second_home_full },
 ];
 
 /// A guest's boot included.

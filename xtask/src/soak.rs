@@ -11,7 +11,7 @@ use crate::process::{output_within, run, run_logged, shown, until};
 use crate::product::{Demo, Serve};
 use crate::{Result, sabotage, setup};
 
-pub mod outage;
+mod outage;
 mod power;
 
 /// The verbs of `soak`.

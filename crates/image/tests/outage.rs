@@ -217,6 +217,7 @@ fn even_the_second_home_is_full() {
         writer.longest = Duration::ZERO;
         writer.steadily(30).await;
         assert_eq!((writer.busy, writer.no_space), before, "there is room again");
+        assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
         // The next time is like the first: busy, and only then no space.
         faults.set_outage(Outage::Refusing);
         (writer.first_busy, writer.first_no_space) = (None, None);
@@ -225,7 +226,6 @@ fn even_the_second_home_is_full() {
         }
         assert!(writer.first_no_space.unwrap() - writer.first_busy.unwrap() >= Duration::from_secs(20));
         faults.clear();
-        assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
         drains(&writer, &running, &store).await;
     });
 }
@@ -237,7 +237,7 @@ fn what_carries_no_data_is_not_slowed() {
         let (_store, faults, _disk, _running, image) = world(ByteSize::mib(24)).await;
         faults.set_outage(Outage::Refusing);
         let mut writer = Writer::new(image.clone());
-        while writer.longest < Duration::from_millis(20) {
+        while writer.longest < Duration::from_millis(5) {
             writer.write().await;
         }
         let mut crowd = tokio::task::JoinSet::new();
@@ -245,9 +245,9 @@ fn what_carries_no_data_is_not_slowed() {
             let mut writer = Writer::new(image.clone());
             crowd.spawn(async move { writer.steadily(10).await });
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
         let begun = Instant::now();
-        for part in 0..64 {
+        for part in 0..256 {
             image.zero(Span::new(SECTORS - 8 - part * 8, 8), true).await.unwrap();
         }
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());

@@ -71,8 +71,6 @@ pub fn main(arguments: &Arguments) -> Result {
     Ok(())
 }
 
-pub use full::run as second_home_full;
-
 /// Nothing is deleted for want of use meanwhile, so that every segment put can be accounted for.
 const KEPT: &str = "[upload]\ngrace = \"24 h\"";
 

@@ -86,16 +86,9 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 }
 
 impl World {
-    /// Alive, dead and filling, dead and full, and back.
+    /// Alive, dead and filling, dead and full, alive again: what only time brings is on both sides.
     fn round(&mut self) -> Result<Round> {
-        let (beside_alive, alive) = self.window("dead", RATE)?;
-        if alive.bytes < RATE * WINDOW.as_secs() * 8 / 10 || alive.full + alive.no_space > 0 {
-            return Err(format!(
-                "the neighbour does not get its writes done while its bucket lives: {alive:?}"
-            )
-            .into());
-        }
-        self.serve.drained(Some("dead"), LIMIT)?;
+        let before = self.beside_alive()?;
         self.proxy.set(Weather::Away);
         let (beside_filling, filling) = self.window("dead", RATE)?;
         until("a full neighbour", LIMIT, || {
@@ -109,7 +102,19 @@ impl World {
         }
         self.proxy.set(Weather::Fair);
         self.serve.drained(None, LIMIT)?;
-        Ok(Round { beside_alive, beside_filling, beside_full })
+        let after = self.beside_alive()?;
+        Ok(Round { beside_alive: (before + after) / 2.0, beside_filling, beside_full })
+    }
+
+    fn beside_alive(&mut self) -> Result<f64> {
+        let (speed, alive) = self.window("dead", RATE)?;
+        if alive.bytes < RATE * WINDOW.as_secs() * 8 / 10 || alive.full + alive.no_space > 0 {
+            return Err(
+                format!("the neighbour's writes are not done while its bucket lives: {alive:?}").into()
+            );
+        }
+        self.serve.drained(Some("dead"), LIMIT)?;
+        Ok(speed)
     }
 
     /// The live volume's speed, from a drained start, beside a neighbour that is written to at `rate`.
