@@ -77,9 +77,11 @@ const KEPT: &str = "[upload]\ngrace = \"24 h\"";
 /// How long the load goes on before and after the bad weather.
 const AROUND: Duration = Duration::from_secs(15);
 
-/// A bucket of the store, as Tidegate names it.
-fn bucket(port: u16, prefix: &str) -> String {
-    format!("s3://tide/{prefix}?endpoint=http://127.0.0.1:{port}")
+/// Adds a bucket of the store; one that has only just started may be too slow for the probe at first.
+fn add_bucket(serve: &Serve, name: &str, port: u16, prefix: &str) -> Result {
+    let url = format!("s3://tide/{prefix}?endpoint=http://127.0.0.1:{port}");
+    let add = || serve.tell(&["bucket", "add", name, &url]).map(drop);
+    add().or_else(|_| add()).or_else(|_| add())
 }
 
 /// The prefix of everything in the store.
@@ -89,7 +91,7 @@ fn weathered(dir: &Path, weather: Weather, time: Duration) -> Result {
     let store = Store::start(dir)?;
     let proxy = Proxy::start(store.port())?;
     let serve = Serve::with(dir, &Layout { more: KEPT, ..Layout::default() })?;
-    serve.tell(&["bucket", "add", "store", &bucket(proxy.port(), PREFIX)])?;
+    add_bucket(&serve, "store", proxy.port(), PREFIX)?;
     serve.tell(&["volume", "create", "guest", "--size", "2GiB"])?;
     serve.tell(&["volume", "create", "checked", "--size", "256MiB"])?;
     let mut writer = Writer::new(dir, 5)?;
@@ -182,7 +184,7 @@ fn stop_and_look_elsewhere(
     let other = dir.join("other");
     std::fs::create_dir(&other)?;
     let mut serve = Serve::with(&other, &Layout { more: KEPT, ..Layout::default() })?;
-    serve.tell(&["bucket", "add", "store", &bucket(store.port(), PREFIX)])?;
+    add_bucket(&serve, "store", store.port(), PREFIX)?;
     for name in volumes {
         serve.tell(&["volume", "adopt", name])?;
     }

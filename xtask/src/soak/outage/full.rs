@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::{PREFIX, bucket, stop_and_look_elsewhere};
+use super::{PREFIX, add_bucket, stop_and_look_elsewhere};
 use crate::bench::store::Store;
 use crate::blackbox::script;
 use crate::process::{tail, until};
@@ -26,7 +26,7 @@ pub fn run(dir: &Path) -> Result {
     let store = Store::start(dir)?;
     let proxy = Proxy::start(store.port())?;
     let serve = Serve::with(dir, &Layout { disk: DISK, more: super::KEPT, ..Layout::default() })?;
-    serve.tell(&["bucket", "add", "store", &bucket(proxy.port(), PREFIX)])?;
+    add_bucket(&serve, "store", proxy.port(), PREFIX)?;
     serve.tell(&["volume", "create", "guest", "--size", "1GiB"])?;
     serve.tell(&["volume", "create", "raw", "--size", "64MiB"])?;
     let (url, mut writer) = (serve.url("raw"), Writer::new(dir, 9)?);

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::bucket;
+use super::add_bucket;
 use crate::Result;
 use crate::bench::store::Store;
 use crate::process::until;
@@ -43,7 +43,7 @@ pub fn run(dir: &Path, rounds: usize) -> Result {
     let (live, dead) = (Proxy::start(store.port())?, Proxy::start(store.port())?);
     let serve = Serve::with(dir, &Layout { disk: DISK, ..Layout::default() })?;
     for (name, proxy) in [("live", &live), ("dead", &dead)] {
-        serve.tell(&["bucket", "add", name, &bucket(proxy.port(), name)])?;
+        add_bucket(&serve, name, proxy.port(), name)?;
         serve.tell(&["volume", "create", name, "--size", "512MiB", "--bucket", name])?;
     }
     let mut world = World { serve, proxy: dead, writer: Writer::new(dir, 3)? };
