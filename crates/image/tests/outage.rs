@@ -230,31 +230,6 @@ fn even_the_second_home_is_full() {
     });
 }
 
-/// An unmap is one command with many parts: beside writes that are slowed none of them waits its turn, so that all are done in time.
-#[test]
-fn what_carries_no_data_is_not_slowed() {
-    paused(async {
-        let (_store, faults, _disk, _running, image) = world(ByteSize::mib(24)).await;
-        faults.set_outage(Outage::Refusing);
-        let mut writer = Writer::new(image.clone());
-        while writer.longest < Duration::from_millis(5) {
-            writer.write().await;
-        }
-        let mut crowd = tokio::task::JoinSet::new();
-        for _ in 0..8 {
-            let mut writer = Writer::new(image.clone());
-            crowd.spawn(async move { writer.steadily(10).await });
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        let begun = Instant::now();
-        for part in 0..256 {
-            image.zero(Span::new(SECTORS - 8 - part * 8, 8), true).await.unwrap();
-        }
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-        while crowd.join_next().await.is_some() {}
-    });
-}
-
 /// Many writers at a full volume: those that give up waiting take nothing from those that come later.
 #[test]
 fn a_crowd_before_a_full_volume() {
