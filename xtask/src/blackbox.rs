@@ -2,10 +2,10 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::process::{output_within, until};
-use crate::product::{Demo, Serve};
+use crate::product::{Demo, Layout, Serve};
 use crate::{Result, guest, soak};
 
 /// One story, told in a directory of its own.
@@ -22,6 +22,8 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "demo: stopped and started, the disk is as it was (A2)", run: stopped_and_started },
     Scenario { name: "serve: refuses what it should, and says what to do", run: refusals },
     Scenario { name: "two gateways: taken over while it slept (A4)", run: taken_over },
+    Scenario { name: "libiscsi over IPv6: discovery, login, data", run: over_ipv6 },
+    Scenario { name: "CHAP: who guesses waits, and the log says so (X03)", run: guesses },
 ];
 
 /// What needs the Linux guest.
@@ -142,6 +144,58 @@ fn taken_over(dir: &Path) -> Result {
     }
     older.stop()?;
     newer.stop()
+}
+
+fn over_ipv6(dir: &Path) -> Result {
+    if std::net::TcpListener::bind("[::1]:0").is_err() {
+        println!("     (this machine has no IPv6: left out)");
+        return Ok(());
+    }
+    let mut serve = Serve::with(dir, &Layout { host: "[::1]", ..Layout::default() })?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    serve.tell(&["volume", "create", "six", "--size", "64MiB"])?;
+    let listed = told("iscsi-ls", &["-s", &format!("iscsi://{}", serve.portal())])?;
+    expect(&listed, &format!("Target:{} Portal:{},1", Serve::target("six"), serve.portal()))?;
+    expect(&listed, "Type:DIRECT_ACCESS")?;
+    expect(&told("iscsi-inq", &[&serve.url("six")])?, "Vendor:TIDEGATE")?;
+    let mut writer = soak::Writer::new(dir, 13)?;
+    writer.write_for(&serve.url("six"), Duration::from_secs(1))?;
+    writer.verify(&serve.url("six"))?;
+    expect(&serve.status()?["portals"].to_string(), "[::1]:")?;
+    serve.stop()
+}
+
+fn guesses(dir: &Path) -> Result {
+    let mut serve = Serve::start(dir)?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    let user = "initiator:initiator-secret";
+    serve.tell(&["volume", "create", "shut", "--size", "64MiB", "--chap", user])?;
+    let login = |secret: &str| {
+        let url = serve.url("shut").replace("iscsi://", &format!("iscsi://initiator%{secret}@"));
+        let begun = Instant::now();
+        (told("iscsi-inq", &[&url]), begun.elapsed())
+    };
+    let took: Vec<Duration> = ["one", "two", "three", "four", "five"]
+        .iter()
+        .map(|guess| match login(&format!("guess-number-{guess}")) {
+            (Ok(text), _) => Err(format!("a wrong secret let somebody in: {text}")),
+            (Err(_), took) => Ok(took),
+        })
+        .collect::<std::result::Result<_, _>>()?;
+    let late = |n: usize, seconds: u64| took[n] >= Duration::from_secs(seconds);
+    if late(2, 1) || !late(3, 1) || !late(4, 2) {
+        return Err(format!("guesses were answered after {took:?}").into());
+    }
+    let (known, took) = login("initiator-secret");
+    expect(&known?, "Vendor:TIDEGATE")?;
+    if took > Duration::from_secs(1) {
+        return Err(format!("who knows the secret had to wait {took:?}").into());
+    }
+    let events = serve.status()?["events"].to_string();
+    if events.matches("failed to prove itself").count() != 1 {
+        return Err(format!("the guesses are not told of once: {events}").into());
+    }
+    serve.stop()
 }
 
 /// The guest's words for a portal and a target, before a script that uses them.

@@ -141,12 +141,28 @@ fn dirty(value: &serde_json::Value) -> Option<u64> {
     }
 }
 
+/// What is out of the ordinary in a gateway's configuration.
+pub struct Layout<'a> {
+    /// The address it listens on, without a port.
+    pub host: &'a str,
+    /// Lines of its cache disk.
+    pub disk: &'a str,
+    /// Tables behind all others.
+    pub more: &'a str,
+}
+
+impl Default for Layout<'_> {
+    fn default() -> Self {
+        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "" }
+    }
+}
+
 /// A gateway run from a configuration file, empty at first.
 pub struct Serve {
     program: PathBuf,
     config: PathBuf,
     data: PathBuf,
-    port: u16,
+    portal: String,
     starts: u32,
     running: Option<Server>,
 }
@@ -154,14 +170,20 @@ pub struct Serve {
 impl Serve {
     /// A gateway in `dir`, started.
     pub fn start(dir: &Path) -> Result<Serve> {
-        let (data, config, port) = (dir.join("gateway"), dir.join("tidegate.toml"), free_port()?);
-        let cache = dir.join("cache");
+        Serve::with(dir, &Layout::default())
+    }
+
+    /// One that is laid out in another way, started.
+    pub fn with(dir: &Path, layout: &Layout<'_>) -> Result<Serve> {
+        let (data, config, cache) = (dir.join("gateway"), dir.join("tidegate.toml"), dir.join("cache"));
+        let Layout { host, disk, more } = layout;
+        let portal = format!("{host}:{}", free_port()?);
         let text = format!(
-            "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\njournal = \"512 MiB\"\n\
-             [iscsi]\nlisten = [\"127.0.0.1:{port}\"]\n"
+            "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\n{disk}\n\
+             [iscsi]\nlisten = [\"{portal}\"]\n{more}\n"
         );
         std::fs::write(&config, text)?;
-        let mut serve = Serve { program: setup::product()?, config, data, port, starts: 0, running: None };
+        let mut serve = Serve { program: setup::product()?, config, data, portal, starts: 0, running: None };
         serve.again()?;
         Ok(serve)
     }
@@ -224,7 +246,28 @@ impl Serve {
 
     /// ADDR:PORT.
     pub fn portal(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.portal.clone()
+    }
+
+    /// The volumes, as `tidegate status --json` shows them.
+    pub fn volumes(&self) -> Result<Vec<serde_json::Value>> {
+        Ok(self.status()?["volumes"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// One of them.
+    pub fn volume(&self, name: &str) -> Result<serde_json::Value> {
+        let found = self.volumes()?.into_iter().find(|v| v["name"] == name);
+        found.ok_or_else(|| format!("status shows no volume {name}").into())
+    }
+
+    /// Waits until nothing of a volume, or of any, is without its place in the bucket, and nothing ails it any more.
+    pub fn drained(&self, volume: Option<&str>, limit: Duration) -> Result {
+        until("an empty journal", limit, || {
+            std::thread::sleep(Duration::from_millis(200));
+            let volumes = self.volumes()?;
+            let mut concerned = volumes.iter().filter(|v| volume.is_none_or(|name| v["name"] == name));
+            Ok(concerned.all(|v| v["dirty"] == 0 && v["trouble"].is_null()).then_some(()))
+        })
     }
 }
 

@@ -30,7 +30,8 @@ pub enum Verb {
     },
     /// Power cuts: every flush of a recorded run is replayed and recovered from, in the guest (A3).
     Power(power::Arguments),
-    /// The bucket gone, refusing, or deaf for ten minutes each, while a guest writes (A5).
+    /// The bucket gone, refusing, or deaf for ten minutes each, while a guest writes; the room for it used up; and a
+    /// neighbour whose bucket is dead (A5).
     Outage(outage::Arguments),
     /// Simulated worlds, one for each seed (A3).
     Sim {
@@ -67,6 +68,23 @@ pub struct Writer {
     seed: u64,
 }
 
+/// How an insisting writer fared. Moments count from its start.
+#[derive(Debug, Default, serde::Deserialize)]
+pub struct Insisted {
+    /// Bytes that were answered GOOD.
+    pub bytes: u64,
+    /// The longest any command took, whatever its answer.
+    pub longest_ms: u64,
+    /// Answers TASK SET FULL.
+    pub full: u64,
+    /// Answers DATA PROTECT, SPACE ALLOCATION FAILED WRITE PROTECT.
+    pub no_space: u64,
+    /// When the first of each came.
+    pub first_full_ms: u64,
+    /// See above.
+    pub first_no_space_ms: u64,
+}
+
 /// The writer's status when the connection went away under it.
 const LOST: i32 = 3;
 
@@ -95,6 +113,36 @@ impl Writer {
     /// Writes for a while.
     pub fn write_for(&mut self, url: &str, time: Duration) -> Result<String> {
         self.call(self.command("write", url).arg(time.as_secs_f64().to_string()))
+    }
+
+    /// Writes at a rate (0: as fast as it goes) and goes on when writes are refused for want of room; to be ended with
+    /// [`Writer::insisted`].
+    pub fn begin_insisting(&mut self, url: &str, time: Duration, rate: u64) -> Result<Child> {
+        let mut command = self.command("insist", url);
+        command.arg(time.as_secs_f64().to_string()).arg(rate.to_string());
+        Ok(command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn()?)
+    }
+
+    /// How an insisting writer fared.
+    pub fn insisted(child: Child) -> Result<Insisted> {
+        let output = child.wait_with_output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        match output.status.success() {
+            true => Ok(serde_json::from_str(&text)?),
+            false => Err(format!("the insisting writer ended with {}: {text}", output.status).into()),
+        }
+    }
+
+    /// Insists for so long.
+    pub fn insist(&mut self, url: &str, time: Duration, rate: u64) -> Result<Insisted> {
+        Writer::insisted(self.begin_insisting(url, time, rate)?)
+    }
+
+    /// Runs the load generator: its mode, the bytes of each command, how many at a time, and the bytes of disk they go to.
+    pub fn load(&self, url: &str, words: [&str; 3], time: Duration, span: u64) -> Result<serde_json::Value> {
+        let mut command = Command::new(&self.program);
+        command.arg("load").arg(url).args(words).arg(time.as_secs_f64().to_string()).arg(span.to_string());
+        Ok(serde_json::from_str(&self.call(&mut command)?)?)
     }
 
     /// Writes until the connection is lost; to be ended with [`Writer::lost`].

@@ -69,6 +69,11 @@ impl Proxy {
         self.sky.weather.store(weather as u8, Ordering::Relaxed);
     }
 
+    /// How many calls came through here.
+    pub fn calls(&self) -> u64 {
+        self.sky.calls.load(Ordering::Relaxed)
+    }
+
     /// How many calls did not go well because of it.
     pub fn hurt(&self) -> u64 {
         self.sky.hurt.load(Ordering::Relaxed)

@@ -47,7 +47,8 @@ pub struct DiskConfig {
     /// The most that clean cache may take.
     #[serde(default = "default_cache", deserialize_with = "size")]
     pub cache: ByteSize,
-    /// The most that local segments of one volume may take while its bucket does not keep up.
+    /// The most that local segments of one volume may take while its bucket does not keep up; at least an eighth of the
+    /// journal, so that no volume has to leave there what others need room for.
     #[serde(default = "default_spool", deserialize_with = "size")]
     pub local_segments: ByteSize,
 }
@@ -173,6 +174,14 @@ impl Config {
                 return Err(Error::invalid(format!(
                     "disk {:?}: names and paths must differ; {NAME_RULE}",
                     disk.name
+                )));
+            }
+            if disk.local_segments.0 < disk.journal.0 / 8 {
+                return Err(Error::invalid(format!(
+                    "disk {:?}: local_segments = {:?} must be at least an eighth of journal = {:?}",
+                    disk.name,
+                    disk.local_segments.to_string(),
+                    disk.journal.to_string()
                 )));
             }
         }

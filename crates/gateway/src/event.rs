@@ -18,7 +18,7 @@ pub struct EventView {
     pub time: UnixMillis,
     /// `info`, `warning` or `error`.
     pub severity: String,
-    /// The image concerned.
+    /// The image concerned; empty if it is none in particular.
     pub image: String,
     /// What happened.
     pub text: String,
@@ -41,28 +41,34 @@ impl EventLog {
     }
 }
 
-impl Events for EventLog {
-    fn event(&self, event: Event) {
-        let severity = match event.severity {
+impl EventLog {
+    /// Notes what concerns no image.
+    pub fn note(&self, severity: Severity, text: String) {
+        self.take(severity, String::new(), text);
+    }
+
+    fn take(&self, severity: Severity, image: String, text: String) {
+        let word = match severity {
             Severity::Info => "info",
             Severity::Warning => "warning",
             Severity::Error => "error",
         };
-        match event.severity {
-            Severity::Info => tracing::info!(image = %event.image, "{}", event.text),
-            Severity::Warning => tracing::warn!(image = %event.image, "{}", event.text),
-            Severity::Error => tracing::error!(image = %event.image, "{}", event.text),
+        let about = Some(image.as_str()).filter(|image| !image.is_empty());
+        match severity {
+            Severity::Info => tracing::info!(image = about, "{text}"),
+            Severity::Warning => tracing::warn!(image = about, "{text}"),
+            Severity::Error => tracing::error!(image = about, "{text}"),
         }
         let mut events = self.events.lock();
         if events.len() == KEPT {
             events.pop_front();
         }
-        let image = event.image.to_string();
-        events.push_back(EventView {
-            time: self.clock.now(),
-            severity: severity.into(),
-            image,
-            text: event.text,
-        });
+        events.push_back(EventView { time: self.clock.now(), severity: word.into(), image, text });
+    }
+}
+
+impl Events for EventLog {
+    fn event(&self, event: Event) {
+        self.take(event.severity, event.image.to_string(), event.text);
     }
 }

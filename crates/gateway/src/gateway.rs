@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use base::{ByteSize, Clock, Entropy, Epoch, Error, ErrorKind, GatewayId, ImageId, Result, SECTOR, Spawn};
 use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying};
-use image::{DirtyMemory, Env, Options};
+use image::{DirtyMemory, Env, Options, Severity};
 use parking_lot::Mutex;
 use portal::Portal;
-use scsi::iscsi::{Limits, TargetRegistry};
+use scsi::iscsi::{Guessing, Limits, TargetRegistry};
 
 use crate::catalog::{BucketRow, Catalog, VolumeRow};
 use crate::config::{Config, NAME_RULE, is_name};
@@ -112,7 +112,10 @@ impl Gateway {
                 .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
             disks.insert(disk.name.clone(), Arc::new(opened));
         }
+        let events = EventLog::new(seams.clock.clone());
         let targets = TargetRegistry::new(seams.entropy.clone(), Limits::default());
+        let log = events.clone();
+        targets.on_guessing(move |guessing| log.note(Severity::Warning, guessed(guessing)));
         let threads = (config.iscsi.threads > 0).then_some(config.iscsi.threads);
         let options = portal::Options { threads, ..portal::Options::default() };
         let portal = Portal::start(&config.iscsi.listen, targets.clone(), options, &*seams.spawn)?;
@@ -120,7 +123,7 @@ impl Gateway {
         base::buffer::keep(config.memory.0.max(SPARE_MEMORY.0) as usize);
         let gateway = Arc::new(Gateway {
             memory: DirtyMemory::new(config.memory),
-            events: EventLog::new(seams.clock.clone()),
+            events,
             addresses: portal.addresses().to_vec(),
             portal: Mutex::new(Some(portal)),
             buckets: Mutex::default(),
@@ -533,6 +536,13 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+fn guessed(Guessing { address, times }: Guessing) -> String {
+    format!(
+        "{address} failed to prove itself by CHAP {times} times in a row and is answered late now: compare names and \
+         secrets, or keep it out with --network"
+    )
 }
 
 fn session(s: scsi::iscsi::SessionView) -> SessionView {

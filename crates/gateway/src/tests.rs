@@ -132,6 +132,7 @@ fn configuration_is_checked() {
         (format!("{good}[upload]\nage = '5'\n"), "no time"),
         (format!("{good}[upload]\nparallel = 0\n"), "parallel"),
         (format!("{good}[[disk]]\nname = 's'\npath = '/t'\n"), "names and paths must differ"),
+        (format!("{good}journal = '8 GiB'\nlocal_segments = '1023 MiB'\n"), "an eighth of journal"),
         (good.replace("name = 'a'", "name = 'A b'"), "1 to 64 characters"),
         ("name = 'a'\ndata = '/d'\ndisk = []\n".into(), "at least one"),
     ] {

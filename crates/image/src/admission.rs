@@ -2,8 +2,11 @@
 //!
 //! While there is plenty of room every write is admitted at once. Above half full, writes are paced towards the rate at
 //! which room comes back, so that a reserve is left when an outage ends and no write ever waits long; with no room left
-//! a write is refused as busy, which the initiator is told as TASK SET FULL.
+//! a write is refused as busy, which the initiator is told as TASK SET FULL: it tries again. When nothing at all could be
+//! admitted for half a minute, writes are refused for want of space instead, before initiators give up by themselves and
+//! without a reason (Windows after a minute, Linux after three).
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{Error, ErrorKind, Result};
@@ -12,6 +15,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::core::Core;
+use crate::env::Severity;
 
 /// Permission for one write, with the journal space it will take.
 #[derive(Debug, Default)]
@@ -26,10 +30,20 @@ impl Admission {
     }
 }
 
-/// When the next paced write may go.
+/// When the next paced write may go, and whether any can.
 #[derive(Debug, Default)]
 pub(crate) struct Pacer {
     next: Mutex<Option<Instant>>,
+    famine: Mutex<Option<Famine>>,
+    /// Whether there is one: every write looks.
+    starving: AtomicBool,
+}
+
+/// A time in which writes wait for room and none gets any.
+#[derive(Debug)]
+struct Famine {
+    since: Instant,
+    lasting: bool,
 }
 
 /// Fullness from which on writes are paced.
@@ -38,6 +52,8 @@ const PACED_FROM: f64 = 0.5;
 const FULL: f64 = 0.95;
 /// The slowest pace, bytes per second: a reserve that is nearly gone lasts a little longer.
 const SLOWEST: f64 = 256.0 * 1024.0;
+/// How long writes are refused as busy before they are refused for want of space.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Core {
     /// How full the scarcer of the journal and the image's own local space is, 0 to 1.
@@ -65,24 +81,68 @@ impl Core {
                 None => room = Some(more),
             }
         }
+        self.admitted();
         Some(Admission { reservation: room })
     }
 
+    /// Waits for a permission. `Busy` when there was none within the time set; `NoSpace` when there has been none for
+    /// anybody for so long that trying again is of no use.
     pub async fn admit(&self, bytes: u64) -> Result<Admission> {
         self.usable()?;
         if let Some(admission) = self.try_admit(bytes) {
             return Ok(admission);
         }
-        let limit = self.env.options.admit_within;
+        let (begun, limit) = (Instant::now(), self.env.options.admit_within);
         match tokio::time::timeout(limit, self.admit_paced(bytes)).await {
-            Ok(admission) => admission,
+            Ok(admission) => {
+                let admission = admission?;
+                self.admitted();
+                Ok(admission)
+            }
             Err(_) => {
                 self.usable()?;
-                Err(Error::new(
-                    ErrorKind::Busy,
-                    "no room for the write: the bucket does not take data and the local disk is full",
-                ))
+                Err(self.no_room(begun))
             }
+        }
+    }
+
+    /// A write that began to wait at that moment got no room.
+    fn no_room(&self, begun: Instant) -> Error {
+        let mut slot = self.pacer.famine.lock();
+        self.pacer.starving.store(true, Ordering::Relaxed);
+        let is_new = slot.is_none();
+        let famine = slot.get_or_insert(Famine { since: begun, lasting: false });
+        let lasts = famine.since.elapsed() >= PATIENCE;
+        let grew = lasts && !famine.lasting;
+        famine.lasting = lasts;
+        drop(slot);
+        const WHY: &str = "no room for writes: the bucket does not take data and the room for it on the cache disk is used up";
+        const HELP: &str = "see to the bucket, or give local_segments more room";
+        if is_new {
+            self.report(Severity::Warning, format!("{WHY}; initiators are told to try again"));
+        }
+        if grew {
+            self.report(
+                Severity::Error,
+                format!("{WHY}; initiators are told so as an error from now on: {HELP}"),
+            );
+        }
+        let kind = if lasts { ErrorKind::NoSpace } else { ErrorKind::Busy };
+        Error::new(kind, format!("{WHY}: {HELP}"))
+    }
+
+    /// A write was admitted, so there is room.
+    fn admitted(&self) {
+        if !self.pacer.starving.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut slot = self.pacer.famine.lock();
+        self.pacer.starving.store(false, Ordering::Relaxed);
+        let famine = slot.take();
+        drop(slot);
+        if let Some(Famine { since, .. }) = famine {
+            let seconds = since.elapsed().as_secs();
+            self.report(Severity::Info, format!("there is room for writes again, after {seconds} s without"));
         }
     }
 
@@ -122,8 +182,13 @@ impl Core {
 
     /// The moment at which a write of `bytes` may go: the fuller, the closer to the rate at which room comes back. `None`
     /// while that is too far off: turns given to writes that give up waiting would be lost to those that come later.
+    ///
+    /// What carries no data, as an unmap, goes at once: one command may hold many of these, and has ten seconds in all.
     fn pace(&self, bytes: u64, fullness: f64) -> Option<Instant> {
         let now = Instant::now();
+        if bytes == 0 {
+            return Some(now);
+        }
         let slack = ((FULL - fullness) / (FULL - PACED_FROM)).clamp(0.0, 1.0);
         let drain = self.progress.lock().rate();
         // Far above that rate while there is slack, as fast as room comes back at 0.4 of it, half as fast at its end.

@@ -46,6 +46,10 @@ struct Writer {
     longest: Duration,
     total: Duration,
     busy: u64,
+    /// Refused for want of space, which comes after being refused as busy for a while.
+    no_space: u64,
+    first_busy: Option<Instant>,
+    first_no_space: Option<Instant>,
 }
 
 impl Writer {
@@ -58,6 +62,9 @@ impl Writer {
             longest: Duration::ZERO,
             total: Duration::ZERO,
             busy: 0,
+            no_space: 0,
+            first_busy: None,
+            first_no_space: None,
         }
     }
 
@@ -78,8 +85,14 @@ impl Writer {
                 self.next += 1;
                 true
             }
+            Err(e) if e.kind() == ErrorKind::NoSpace => {
+                self.first_no_space.get_or_insert(Instant::now());
+                self.no_space += 1;
+                false
+            }
             Err(e) => {
                 assert_eq!(e.kind(), ErrorKind::Busy, "{e}");
+                self.first_busy.get_or_insert(Instant::now());
                 self.busy += 1;
                 false
             }
@@ -186,18 +199,33 @@ fn even_the_second_home_is_full() {
         faults.set_outage(Outage::Refusing);
         let mut writer = Writer::new(image.clone());
         writer.steadily(600).await;
-        assert!(writer.busy > 10, "it must come to its end: {} busy", writer.busy);
+        assert!(writer.busy > 0, "it must come to its end");
+        assert!(writer.no_space > 10, "half a minute later it says so for good: {}", writer.no_space);
+        let patience = writer.first_no_space.unwrap() - writer.first_busy.unwrap();
+        assert!((20..40).contains(&patience.as_secs()), "{patience:?}");
+        let unmapped = Instant::now();
+        assert_eq!(image.zero(Span::new(0, 8), true).await.unwrap_err().kind(), ErrorKind::NoSpace);
+        assert!(unmapped.elapsed() < Duration::from_secs(10));
+        writer.verify(&image).await;
         assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
         let status = image.status();
         assert!(status.dirty.0 <= 24 << 20, "its own limit holds: {status:?}");
         assert!(status.spooled.0 <= 25 << 20);
         faults.clear();
         tokio::time::sleep(Duration::from_secs(60)).await;
-        let before = writer.busy;
+        let before = (writer.busy, writer.no_space);
         writer.longest = Duration::ZERO;
         writer.steadily(30).await;
-        assert_eq!(writer.busy, before, "there is room again");
+        assert_eq!((writer.busy, writer.no_space), before, "there is room again");
         assert!(writer.longest < Duration::from_secs(1), "{:?}", writer.longest);
+        // The next time is like the first: busy, and only then no space.
+        faults.set_outage(Outage::Refusing);
+        (writer.first_busy, writer.first_no_space) = (None, None);
+        while writer.first_no_space.is_none() {
+            writer.write().await;
+        }
+        assert!(writer.first_no_space.unwrap() - writer.first_busy.unwrap() >= Duration::from_secs(20));
+        faults.clear();
         drains(&writer, &running, &store).await;
     });
 }

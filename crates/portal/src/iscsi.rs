@@ -1,6 +1,6 @@
 //! The iSCSI portal: accepts connections and spreads them over threads.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,6 +11,7 @@ use base::{Error, ErrorKind, Result, Spawn};
 use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use scsi::iscsi::{Connection, TargetRegistry};
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -67,7 +68,7 @@ impl Portal {
         options: Options,
         spawn: &dyn Spawn,
     ) -> Result<Portal> {
-        let listeners = listen.iter().map(bind).collect::<Result<Vec<_>>>()?;
+        let listeners = listen.iter().map(|address| bind(address, listen)).collect::<Result<Vec<_>>>()?;
         let addresses = listeners.iter().map(|(_, address)| *address).collect();
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = options.threads.unwrap_or_else(cores).max(1);
@@ -129,10 +130,23 @@ impl Drop for Portal {
     }
 }
 
-fn bind(address: &SocketAddr) -> Result<(TcpListener, SocketAddr)> {
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+
+/// `[::]` takes IPv4 too, unless another of `all` has that port for IPv4.
+fn bind(address: &SocketAddr, all: &[SocketAddr]) -> Result<(TcpListener, SocketAddr)> {
     let listen = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
+        let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;
+        // A restarted gateway takes its port back though connections of the last one linger.
+        socket.set_reuse_address(true)?;
+        if address.ip() == Ipv6Addr::UNSPECIFIED {
+            let shared = |other: &SocketAddr| other.is_ipv4() && other.port() == address.port();
+            socket.set_only_v6(address.port() != 0 && all.iter().any(shared))?;
+        }
+        socket.bind(&(*address).into())?;
+        socket.listen(BACKLOG)?;
+        socket.set_nonblocking(true)?;
+        let listener = TcpListener::from(socket);
         let address = listener.local_addr()?;
         Ok((listener, address))
     };

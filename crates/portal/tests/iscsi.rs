@@ -26,6 +26,10 @@ struct Served {
 }
 
 fn serve(limits: Limits, options: Options) -> Served {
+    serve_at(&["127.0.0.1:0"], limits, options)
+}
+
+fn serve_at(listen: &[&str], limits: Limits, options: Options) -> Served {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _within = runtime.enter();
     let registry = TargetRegistry::new(Arc::new(SeededEntropy::new(3)), limits);
@@ -50,7 +54,8 @@ fn serve(limits: Limits, options: Options) -> Served {
         registry.add(config).unwrap();
     }
     let spawn = TokioSpawn::new(runtime.handle().clone());
-    let portal = Portal::start(&["127.0.0.1:0".parse().unwrap()], registry.clone(), options, &spawn).unwrap();
+    let listen: Vec<SocketAddr> = listen.iter().map(|address| address.parse().unwrap()).collect();
+    let portal = Portal::start(&listen, registry.clone(), options, &spawn).unwrap();
     let address = portal.addresses()[0];
     Served { runtime, portal, registry, medium, address }
 }
@@ -131,6 +136,98 @@ fn libiscsi_finds_and_inspects_the_disk() {
         let (good, text) = output(inq, &[&format!("{portal}/{OPEN}/0")]);
         assert!(good && text.contains("Vendor:TIDEGATE"), "{text}");
     }
+}
+
+/// X06: IPv6 as well, in the notation of RFC 7143 §13.8.
+#[test]
+fn libiscsi_finds_and_inspects_the_disk_over_ipv6() {
+    let served = serve_at(&["[::1]:0"], Limits::default(), Options::default());
+    let portal = format!("iscsi://{}", served.address);
+    assert!(portal.starts_with("iscsi://[::1]:"), "{portal}");
+    if let Some(ls) = tool("iscsi-ls") {
+        let (_, text) = output(ls, &["-s", &portal]);
+        assert!(text.contains(&format!("Target:{OPEN} Portal:{},1", served.address)), "{text}");
+        assert!(text.contains("Type:DIRECT_ACCESS"), "it logs in where it was told to: {text}");
+    }
+    if let Some(inq) = tool("iscsi-inq") {
+        let (good, text) = output(inq, &[&format!("{portal}/{OPEN}/0")]);
+        assert!(good && text.contains("Vendor:TIDEGATE"), "{text}");
+    }
+    let mut socket = login(served.address, 1);
+    assert_eq!(ping(&mut socket, b"over six"), b"over six");
+}
+
+/// `[::]` serves both; beside an IPv4 address of the same port it keeps to its own.
+#[test]
+fn all_addresses_of_both_families() {
+    let served = serve_at(&["[::]:0"], Limits::default(), Options::default());
+    let port = served.address.port();
+    for host in ["127.0.0.1", "[::1]"] {
+        login(format!("{host}:{port}").parse().unwrap(), 1);
+        let Some(ls) = tool("iscsi-ls") else { continue };
+        let (_, text) = output(ls, &["-s", &format!("iscsi://{host}:{port}")]);
+        assert!(text.contains(&format!("Portal:{host}:{port},1")), "{text}");
+        assert!(text.contains("Type:DIRECT_ACCESS"), "{text}");
+    }
+    drop(served);
+    for first in ["0.0.0.0", "[::]"] {
+        let second = if first == "[::]" { "0.0.0.0" } else { "[::]" };
+        let free = std::net::TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port();
+        let listen = [format!("{first}:{free}"), format!("{second}:{free}")];
+        let served = serve_at(&listen.each_ref().map(String::as_str), Limits::default(), Options::default());
+        assert_eq!(served.portal.addresses().len(), 2);
+        for host in ["127.0.0.1", "[::1]"] {
+            login(format!("{host}:{free}").parse().unwrap(), 1);
+        }
+    }
+}
+
+/// One login with a wrong proof: what came of it, and when.
+fn guess(address: SocketAddr) -> (u32, Duration) {
+    let mut socket = TcpStream::connect(address).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut step = |flags: u8, text: &str| {
+        let mut header = Header::new(opcode::LOGIN | 0x40, flags);
+        header.0[8] = 0x80;
+        header.set_word(16, 1);
+        send(&mut socket, header, text.as_bytes());
+        receive(&mut socket).0.word(36) >> 16
+    };
+    let names = format!("InitiatorName=iqn.2026-01.org.example:t\0TargetName={CHAP}\0AuthMethod=CHAP\0");
+    assert_eq!((step(0, &names), step(0, "CHAP_A=5\0")), (0, 0));
+    let sent = tokio::time::Instant::now();
+    let status = step(0x81, "CHAP_N=user\0CHAP_R=0x00112233445566778899aabbccddeeff\0");
+    (status, sent.elapsed())
+}
+
+/// X03: the answer to a guess waits, and on the one thread of the portal nothing else does.
+#[test]
+fn guesses_are_answered_late_and_nobody_waits_with_them() {
+    let options = Options { threads: Some(1), ..Options::default() };
+    let served = serve_at(&["[::]:0"], Limits::default(), options);
+    let port = served.address.port();
+    let v4: SocketAddr = format!("127.0.0.1:{port}").parse().unwrap();
+    let v6: SocketAddr = format!("[::1]:{port}").parse().unwrap();
+    for _ in 0..3 {
+        assert_eq!(guess(v4).0, 0x0201);
+    }
+    let mut beside = login(v4, 1);
+    let mut slowest = Duration::ZERO;
+    let (status, took) = std::thread::scope(|scope| {
+        let late = scope.spawn(|| guess(v4));
+        while !late.is_finished() {
+            let sent = tokio::time::Instant::now();
+            assert_eq!(ping(&mut beside, b"still quick"), b"still quick");
+            slowest = slowest.max(sent.elapsed());
+        }
+        late.join().unwrap()
+    });
+    assert_eq!(status, 0x0201);
+    assert!(took >= Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
+    assert!(slowest < took / 2, "{slowest:?} of {took:?}: a session beside it waited too");
+    let (status, took) = guess(v6);
+    assert_eq!(status, 0x0201);
+    assert!(took < Duration::from_millis(900), "another address is answered at once: {took:?}");
 }
 
 #[test]

@@ -2,6 +2,8 @@
  * A checking writer and a load generator on libiscsi's C API.
  *
  *   writer write  URL DIR SEED SECONDS          tagged writes; SECONDS 0: until the connection is lost
+ *   writer insist URL DIR SEED SECONDS RATE     the same at RATE bytes per second (0: as fast as it goes); writes that are
+ *                                               refused for want of room are counted, and must never be on the disk
  *   writer verify URL DIR SEED                  every block is what was acknowledged, or was on its way
  *   writer prefix URL DIR SEED [STATE]          the disk is a prefix of the order of writes, and holds all that the
  *                                               older copy STATE of the state says is acknowledged
@@ -210,21 +212,53 @@ struct flight {
 	uint32_t block;
 	unsigned count;
 	bool busy;
+	uint64_t start;
 	unsigned char *data;
 };
 
 static struct flight flights[DEPTH];
 static unsigned in_flight;
 static bool lost;
-static uint64_t acknowledged;
+static uint64_t acknowledged, acknowledged_bytes;
+
+/* How an insisting writer fared: answers TASK SET FULL, and answers that there is no space, with the moments of the first. */
+static struct {
+	bool on;
+	uint64_t start, longest, full, no_space, first_full, first_no_space;
+} insist;
+
+static bool is_no_space(int status, const struct scsi_task *task)
+{
+	return status == SCSI_STATUS_CHECK_CONDITION && task->sense.key == SCSI_SENSE_DATA_PROTECTION &&
+	       task->sense.ascq == 0x2707;
+}
+
+/* A write that was refused was not done: nothing but its predecessor may be found in its place, now and later. */
+static void refused(const struct flight *f, bool for_good)
+{
+	uint64_t *n = for_good ? &insist.no_space : &insist.full;
+	uint64_t *first = for_good ? &insist.first_no_space : &insist.first_full;
+	if ((*n)++ == 0)
+		*first = now_ns();
+	for (uint32_t b = f->block; b < f->block + f->count; b++) {
+		state->blocks[b].pending = 0;
+		note(DEAD, f->seq, b, 1);
+	}
+}
 
 static void written(struct iscsi_context *iscsi, int status, void *command, void *own)
 {
 	struct flight *f = own;
+	uint64_t took = now_ns() - f->start;
+	bool no_space = is_no_space(status, command);
 	f->busy = false;
 	in_flight--;
+	if (took > insist.longest)
+		insist.longest = took;
 	if (status == SCSI_STATUS_CANCELLED || status == SCSI_STATUS_TIMEOUT || status == SCSI_STATUS_ERROR) {
 		lost = true;
+	} else if (insist.on && (status == SCSI_STATUS_TASK_SET_FULL || no_space)) {
+		refused(f, no_space);
 	} else if (status != SCSI_STATUS_GOOD) {
 		die(WRONG, "WRITE(16)", iscsi_get_error(iscsi));
 	} else {
@@ -232,6 +266,7 @@ static void written(struct iscsi_context *iscsi, int status, void *command, void
 			state->blocks[b] = (struct entry){.acked = f->seq};
 		note(ACKED, f->seq, f->block, f->count);
 		acknowledged++;
+		acknowledged_bytes += (uint64_t)f->count * BLOCK;
 	}
 	scsi_free_scsi_task(command);
 }
@@ -245,6 +280,7 @@ static void issue(struct session *s, struct flight *f, uint64_t seed, uint64_t *
 		    f->block < flights[i].block + flights[i].count)
 			return; /* it would overlap: the next call rolls the dice again */
 	f->seq = ++state->next;
+	f->start = now_ns();
 	for (unsigned i = 0; i < f->count; i++) {
 		state->blocks[f->block + i].pending = f->seq;
 		fill((uint64_t *)(f->data + (size_t)i * BLOCK), seed, f->block + i, f->seq);
@@ -258,28 +294,44 @@ static void issue(struct session *s, struct flight *f, uint64_t seed, uint64_t *
 		lost = true;
 }
 
-static int write_tagged(const char *url, const char *dir, uint64_t seed, double seconds)
+/* Whether as much was issued as the rate allows by now. */
+static bool is_ahead(uint64_t issued, double rate)
 {
+	return rate > 0 && (double)issued > (double)(now_ns() - insist.start) / 1e9 * rate;
+}
+
+static int write_tagged(const char *url, const char *dir, uint64_t seed, double seconds, double rate)
+{
+	uint64_t issued = 0;
 	open_state(dir);
 	struct session s = connect_to(url);
 	if (s.bytes < (uint64_t)BLOCKS * BLOCK)
 		die(BROKEN, url, "the disk is smaller than 64 MiB");
 	for (unsigned i = 0; i < DEPTH; i++)
 		flights[i].data = allocate((size_t)EXTENT * BLOCK);
-	uint64_t chance = seed ^ state->next, end = now_ns() + (uint64_t)(seconds * 1e9);
+	insist.start = now_ns();
+	uint64_t chance = seed ^ state->next, end = insist.start + (uint64_t)(seconds * 1e9);
 	while (!lost) {
 		bool more = seconds == 0 || now_ns() < end;
 		if (!more && in_flight == 0)
 			break;
 		for (unsigned i = 0; more && i < DEPTH && !lost; i++)
-			if (!flights[i].busy)
+			if (!flights[i].busy && !is_ahead(issued, rate)) {
 				issue(&s, &flights[i], seed, &chance);
-		if (!turn(&s, 100))
+				if (flights[i].busy)
+					issued += (uint64_t)flights[i].count * BLOCK;
+			}
+		if (!turn(&s, rate > 0 ? 5 : 100))
 			lost = true;
 	}
 	if (fclose(history) != 0)
 		die(BROKEN, "history", strerror(errno));
-	printf("{\"acknowledged\": %" PRIu64 ", \"unanswered\": %u}\n", acknowledged, in_flight);
+	printf("{\"acknowledged\": %" PRIu64 ", \"bytes\": %" PRIu64 ", \"unanswered\": %u, \"longest_ms\": %" PRIu64
+	       ", \"full\": %" PRIu64 ", \"no_space\": %" PRIu64 ", \"first_full_ms\": %" PRIu64
+	       ", \"first_no_space_ms\": %" PRIu64 "}\n",
+	       acknowledged, acknowledged_bytes, in_flight, insist.longest / 1000000, insist.full, insist.no_space,
+	       insist.full ? (insist.first_full - insist.start) / 1000000 : 0,
+	       insist.no_space ? (insist.first_no_space - insist.start) / 1000000 : 0);
 	return lost ? LOST : 0;
 }
 
@@ -567,7 +619,12 @@ int main(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : "";
 	if (strcmp(verb, "write") == 0 && argc == 6)
-		return write_tagged(argv[2], argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL));
+		return write_tagged(argv[2], argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL), 0);
+	if (strcmp(verb, "insist") == 0 && argc == 7) {
+		insist.on = true;
+		return write_tagged(argv[2], argv[3], strtoull(argv[4], NULL, 10), strtod(argv[5], NULL),
+				    strtod(argv[6], NULL));
+	}
 	if (strcmp(verb, "verify") == 0 && argc == 5)
 		return verify(argv[2], argv[3], strtoull(argv[4], NULL, 10));
 	if (strcmp(verb, "prefix") == 0 && (argc == 5 || argc == 6))

@@ -280,8 +280,8 @@ impl LogicalUnit {
             let now = (geometry.blocks - lba).min(CHUNK / size as u64);
             match self.put(lba, content.slice(..now as usize * size)).await {
                 Ok(()) => self.advance(now, total),
-                // Refused for ten seconds to protect a reserve; there is all the time in the world.
-                Err(error) if error.kind() == ErrorKind::Busy => None,
+                // No room for ten seconds or more; there is all the time in the world.
+                Err(error) if matches!(error.kind(), ErrorKind::Busy | ErrorKind::NoSpace) => None,
                 Err(error) => return Err(error),
             };
             turn::pass().await;

@@ -14,6 +14,7 @@ use super::pdu::{Header, opcode};
 use super::receive::{Landing, Receiver, Step};
 use super::registry::{Opening, Seat, TargetRegistry};
 use super::session::{Event, Session, TaskId};
+use super::suspects::Outstanding;
 use crate::medium::Admission;
 use crate::task::Outcome;
 
@@ -30,6 +31,8 @@ enum Phase {
     Login(Box<Login>),
     /// The login is granted, but an older session of the same initiator port has commands running.
     Waiting(Box<Granted>),
+    /// The login is refused, but the initiator was wrong too often to be told so at once.
+    Late(Box<Late>),
     Full(Box<Session>),
     Over,
 }
@@ -43,7 +46,13 @@ struct Granted {
     seat: Seat,
 }
 
-/// An iSCSI connection without its socket. Time is counted from any fixed moment.
+struct Late {
+    response: Header,
+    due: Duration,
+    _outstanding: Outstanding,
+}
+
+/// An iSCSI connection without its socket. Time is counted from any fixed moment, the same for all of a registry.
 ///
 /// The shell reads into [`Connection::input_space`], takes events until there are none, writes
 /// [`Connection::output`], and keeps the deadline of [`Connection::poll_timeout`]. When [`Connection::is_closing`], it
@@ -95,9 +104,14 @@ impl Connection {
 
     /// Where the next bytes from the socket go; `None` while nothing should be read.
     pub fn input_space(&mut self) -> Option<&mut [u8]> {
-        let open = !self.is_closing() && !matches!(self.phase, Phase::Waiting(_));
+        let open = !self.is_closing() && self.listens();
         let room = self.output.pending() <= self.registry.limits.session_bytes;
         (open && room).then(|| self.receiver.space())
+    }
+
+    /// Whether what comes in is looked at now.
+    fn listens(&self) -> bool {
+        !matches!(self.phase, Phase::Waiting(_) | Phase::Late(_))
     }
 
     /// `n` bytes were read into the space.
@@ -181,7 +195,7 @@ impl Connection {
                     }
                     Phase::Full(session) => session.notice(notice, &mut self.output),
                     Phase::Waiting(_) => self.notice_waiting(notice),
-                    Phase::Login(_) | Phase::Over => {}
+                    Phase::Login(_) | Phase::Late(_) | Phase::Over => {}
                 }
             }
         }
@@ -211,6 +225,7 @@ impl Connection {
             // Time to send what is left.
             _ if self.is_closing() => Some(self.heard + limits.login_time),
             (Phase::Login(_) | Phase::Waiting(_), _) => Some(self.heard + limits.login_time),
+            (Phase::Late(late), _) => Some(late.due),
             (Phase::Full(_), None) => Some(self.heard + limits.idle_time),
             (Phase::Full(_), Some(asked)) => Some(*asked + limits.ping_time),
             (Phase::Over, _) => None,
@@ -242,6 +257,11 @@ impl Connection {
                 self.close("the commands of an older session took too long to end");
             }
             (Phase::Login(_), _) => self.disconnect_for("the login took too long"),
+            (Phase::Late(late), _) => {
+                let response = late.response;
+                self.heard = now;
+                self.refuse(response, Failure::Authentication);
+            }
             _ => self.disconnect_for("the initiator did not answer"),
         }
     }
@@ -299,7 +319,7 @@ impl Connection {
 
     /// Takes as many PDUs as have come.
     fn advance(&mut self, now: Duration) {
-        while !self.is_closing() && !matches!(self.phase, Phase::Waiting(_)) {
+        while !self.is_closing() && self.listens() {
             match self.receiver.step() {
                 Step::Idle => break,
                 Step::BadHeader => return self.disconnect_for("a header digest was wrong"),
@@ -310,7 +330,7 @@ impl Connection {
                         self.heard = now;
                         self.ping = None;
                     }
-                    self.finish(&header, landing, intact);
+                    self.finish(now, &header, landing, intact);
                     if self.refused {
                         self.heard = now;
                     }
@@ -341,7 +361,7 @@ impl Connection {
         }
     }
 
-    fn finish(&mut self, header: &Header, landing: Landing, intact: bool) {
+    fn finish(&mut self, now: Duration, header: &Header, landing: Landing, intact: bool) {
         let fatal = match &mut self.phase {
             Phase::Full(session) => {
                 session.finish(header, self.receiver.additional(), landing, intact, &mut self.output).err()
@@ -351,7 +371,7 @@ impl Connection {
                     Landing::Buffer(data, _) => login.request(header, data),
                     Landing::Discard => login.request(header, &[]),
                 };
-                self.take_turn(header, turn);
+                self.take_turn(now, header, turn);
                 None
             }
             _ => None,
@@ -361,16 +381,26 @@ impl Connection {
         }
     }
 
-    fn take_turn(&mut self, request: &Header, turn: Turn) {
+    fn take_turn(&mut self, now: Duration, request: &Header, turn: Turn) {
         match turn {
             Turn::Reply(response, text) => self.output.put_copied(response, &text),
-            Turn::Fail(response, failure) => {
-                self.output.put_copied(response, &[]);
-                self.refused = true;
-                self.close(failure.reason());
-            }
+            Turn::Fail(response, failure) => self.refuse(response, failure),
+            Turn::Wrong(response) => match self.registry.suspects.wrong(self.peer.ip(), now) {
+                None => self.refuse(response, Failure::Authentication),
+                Some((late, outstanding)) => {
+                    let late = Late { response, due: now + late, _outstanding: outstanding };
+                    self.phase = Phase::Late(Box::new(late));
+                }
+            },
             Turn::Accept(response, text, established) => self.grant(*request, response, text, *established),
         }
+    }
+
+    /// Ends the login with a response that says why.
+    fn refuse(&mut self, response: Header, failure: Failure) {
+        self.output.put_copied(response, &[]);
+        self.refused = true;
+        self.close(failure.reason());
     }
 
     /// Opens the session, which waits until an older one of the same initiator port has ended.

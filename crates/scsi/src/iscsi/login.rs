@@ -50,7 +50,10 @@ impl Failure {
             Failure::SessionDoesNotExist => "the session to add a connection to does not exist",
             Failure::InvalidDuringLogin => "a login request did not fit the stage of the login",
             Failure::ServiceUnavailable => "the commands of an older session took too long to end",
-            Failure::OutOfResources => "there are too many sessions, or the login text was too long",
+            Failure::OutOfResources => {
+                "there are too many sessions, or the login text was too long, or too many wrong proofs of the same \
+                 address wait for their answers"
+            }
         }
     }
 }
@@ -79,6 +82,8 @@ pub(super) enum Turn {
     Accept(Header, Vec<u8>, Box<Established>),
     /// Send this response and close.
     Fail(Header, Failure),
+    /// The same, but the initiator's proof was wrong: it may have to wait for the response.
+    Wrong(Header),
 }
 
 /// Which session the login asks for, known since the first complete request.
@@ -142,6 +147,9 @@ impl Login {
     pub(super) fn request(&mut self, header: &Header, data: &[u8]) -> Turn {
         match self.consider(header, data) {
             Ok(turn) => turn,
+            Err(failure @ Failure::Authentication) if matches!(self.proof, Proof::Challenged { .. }) => {
+                Turn::Wrong(self.refusal(header, failure))
+            }
             Err(failure) => Turn::Fail(self.refusal(header, failure), failure),
         }
     }
@@ -308,9 +316,13 @@ impl Login {
             }
             (Proof::Challenged { algorithm, id, challenge }, None, Some(response)) => {
                 let name = pairs.get("CHAP_N").ok_or(Failure::MissingParameter)?;
+                if self.registry.suspects.is_crowded(self.peer.ip()) {
+                    return Err(Failure::OutOfResources);
+                }
                 verify(chap, *algorithm, *id, challenge, name, response)?;
                 answer_challenge(chap, *algorithm, *id, challenge, pairs, out)?;
                 self.proof = Proof::Given;
+                self.registry.suspects.right(self.peer.ip());
                 Ok(())
             }
             (_, None, None) => Ok(()),

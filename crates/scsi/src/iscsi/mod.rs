@@ -18,6 +18,7 @@ pub mod pdu;
 mod receive;
 mod registry;
 mod session;
+mod suspects;
 mod text;
 
 pub use chap::Secret;
@@ -29,3 +30,4 @@ pub use name::{IscsiName, Isid};
 pub use output::Output;
 pub use registry::{Discovery, SessionView, TargetRegistry};
 pub use session::{Event, Execution, TaskId};
+pub use suspects::Guessing;

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use super::config::{AllowList, Authentication, Limits, TargetConfig};
 use super::mailbox::{Gate, Mailbox, Notice};
 use super::name::{IscsiName, Isid};
+use super::suspects::{Guessing, Suspects};
 use crate::device::TargetDevice;
 
 /// All targets, changeable while in use.
@@ -21,6 +22,7 @@ pub struct TargetRegistry {
     discovery: RwLock<Arc<Discovery>>,
     sessions: Mutex<BTreeMap<u64, Arc<SessionHandle>>>,
     next_session: AtomicU64,
+    pub(super) suspects: Arc<Suspects>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) limits: Limits,
 }
@@ -124,6 +126,7 @@ impl TargetRegistry {
             discovery: RwLock::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
+            suspects: Arc::default(),
             entropy,
             limits,
         })
@@ -176,6 +179,12 @@ impl TargetRegistry {
     /// Decides who may discover targets.
     pub fn set_discovery(&self, discovery: Discovery) {
         *self.discovery.write() = Arc::new(discovery);
+    }
+
+    /// Has somebody told of addresses that keep proving themselves wrongly: of each once a minute. Called from data
+    /// paths: it must not wait.
+    pub fn on_guessing(&self, witness: impl Fn(Guessing) + Send + Sync + 'static) {
+        self.suspects.watch(Box::new(witness));
     }
 
     /// The sessions of this moment, oldest first.

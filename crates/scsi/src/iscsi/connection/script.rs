@@ -61,8 +61,13 @@ impl World {
 
     /// A connection that has not logged in, with an ISID of its own.
     pub fn connect(&self) -> Initiator {
+        self.connect_from("192.0.2.7:50000")
+    }
+
+    /// The same, from another address.
+    pub fn connect_from(&self, peer: &str) -> Initiator {
         self.connections.set(self.connections.get() + 1);
-        let peer: SocketAddr = "192.0.2.7:50000".parse().unwrap();
+        let peer: SocketAddr = peer.parse().unwrap();
         let local: SocketAddr = "192.0.2.1:3260".parse().unwrap();
         Initiator {
             connection: Connection::new(self.registry.clone(), peer, local, Duration::ZERO),

@@ -176,3 +176,66 @@ fn discovery_has_secrets_of_its_own() {
     i.text(1, crate::iscsi::pdu::NO_TAG, b"SendTargets=All\0");
     assert!(i.one().text().contains(TARGET));
 }
+
+/// Logs in with a wrong secret; gives the response, if there is one yet.
+fn guess(world: &World, peer: &str) -> (Initiator, Option<u32>) {
+    let mut i = world.connect_from(peer);
+    let (id, challenge) = challenged(&mut i, "5");
+    let proof = digest(Algorithm::Md5, id, b"a wrong guess", &challenge);
+    i.login_request(0x81, format!("CHAP_N=user\0CHAP_R={proof}\0").as_bytes());
+    let status = i.receive().first().map(Pdu::login_status);
+    (i, status)
+}
+
+#[test]
+fn who_guesses_waits_and_nobody_else_does() {
+    // X03
+    let world = world(false);
+    let (attacker, neighbour) = ("192.0.2.66:1000", "192.0.2.7:1000");
+    let told = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let heard = told.clone();
+    world.registry.on_guessing(move |guessing| heard.lock().push(guessing));
+    for _ in 0..3 {
+        assert_eq!(guess(&world, attacker).1, Some(0x0201));
+    }
+    for late in [1, 2, 4, 8, 8] {
+        let (mut i, status) = guess(&world, attacker);
+        assert_eq!(status, None);
+        assert!(i.connection.input_space().is_none() && !i.connection.is_closing());
+        i.pass(late - 1);
+        assert!(i.receive().is_empty(), "not before {late} s");
+        i.pass(1);
+        assert_eq!(i.one().login_status(), 0x0201);
+        assert!(i.connection.is_closing() && i.connection.is_parting());
+        i.pass(1);
+        assert!(i.connection.is_finished(), "it is closed as after every refusal");
+    }
+    assert_eq!(told.lock().iter().map(|g| g.address.to_string()).collect::<Vec<_>>(), ["192.0.2.66"]);
+
+    // Others are answered at once, and so is the one who knows the secret, from the same address too.
+    assert_eq!(guess(&world, neighbour).1, Some(0x0201));
+    let mut i = world.connect_from(attacker);
+    let (id, challenge) = challenged(&mut i, "5");
+    let proof = digest(Algorithm::Md5, id, USER, &challenge);
+    assert_eq!(i.login_step(0x81, &[("CHAP_N", "user"), ("CHAP_R", &proof)]).login_status(), 0);
+    assert_eq!(guess(&world, attacker).1, Some(0x0201), "the right proof has wiped the slate clean");
+}
+
+#[test]
+fn guessing_on_many_connections_is_turned_away_unseen() {
+    let world = world(false);
+    let attacker = "192.0.2.66:1000";
+    let waiting: Vec<_> = (0..11).map(|_| guess(&world, attacker)).filter(|(_, s)| s.is_none()).collect();
+    assert_eq!(waiting.len(), 8);
+    let right = |peer: &str| {
+        let mut i = world.connect_from(peer);
+        let (id, challenge) = challenged(&mut i, "5");
+        let proof = digest(Algorithm::Md5, id, USER, &challenge);
+        i.login_step(0x81, &[("CHAP_N", "user"), ("CHAP_R", &proof)]).login_status()
+    };
+    assert_eq!(guess(&world, attacker).1, Some(0x0302), "too many: tried again later");
+    assert_eq!(right(attacker), 0x0302, "right or wrong, so that nothing is learned");
+    assert_eq!(right("192.0.2.7:1000"), 0);
+    drop(waiting);
+    assert_eq!(right(attacker), 0);
+}
