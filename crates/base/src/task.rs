@@ -10,5 +10,14 @@ pub trait Spawn: Send + Sync {
     fn spawn(&self, name: &'static str, work: BoxFuture<'static, ()>);
 
     /// Starts work that may block (it syncs a disk): a thread of its own in production.
-    fn spawn_thread(&self, name: &'static str, work: BoxFuture<'static, ()>);
+    fn spawn_thread(&self, name: &'static str, urgency: Urgency, work: BoxFuture<'static, ()>);
+}
+
+/// Who waits for the work of a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Clients do.
+    Clients,
+    /// Nobody does for now: where processors are short it makes way.
+    Background,
 }

@@ -429,7 +429,8 @@ impl Destager {
             _ => None,
         });
         let limit = most.min_by(f64::total_cmp);
-        room && now >= self.spool_after && limit.is_some_and(|limit| self.fullness() > limit || self.is_short())
+        room && now >= self.spool_after
+            && limit.is_some_and(|limit| self.fullness() > limit || self.is_short())
     }
 
     /// Whether sealed segments have taken all the memory that there is for them.

@@ -168,6 +168,29 @@ fn ten_minutes_of_a_bucket_that_hangs() {
     paused(ten_minutes_of(Outage::Hanging));
 }
 
+/// The local disk has less room than the volume may take of it: what does not fit stays in the journal, clients are slowed and then refused,
+/// and nothing stops for good.
+#[test]
+fn a_local_disk_that_is_full_stops_nothing() {
+    paused(async {
+        let (store, faults, disk, running, image) = world(ByteSize::mib(800)).await;
+        disk.set_capacity(44 << 20);
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        faults.set_outage(Outage::Refusing);
+        writer.steadily(120).await;
+        assert!(running.events.any_names("no room on the local disk"), "it was full");
+        assert!(writer.busy + writer.no_space > 0, "clients were told");
+        assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
+        faults.clear();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let refused = writer.busy + writer.no_space;
+        writer.steadily(10).await;
+        assert_eq!(writer.busy + writer.no_space, refused, "there is room again");
+        drains(&writer, &running, &store).await;
+    });
+}
+
 async fn bad_weather(plan: FaultPlan) {
     let (store, faults, _disk, running, image) = world(ByteSize::mib(800)).await;
     let mut writer = Writer::new(image);

@@ -16,6 +16,6 @@ pub use journal::{
     Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage, Record,
     RecordKind, Recovered, Recovery, Reservation, turn,
 };
-pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn};
+pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};
 pub use spool::{Spool, SpoolFile};

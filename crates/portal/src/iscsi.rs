@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use base::{Error, ErrorKind, Result, Spawn};
+use base::{Error, ErrorKind, Result, Spawn, Urgency};
 use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use scsi::iscsi::{Connection, TargetRegistry};
@@ -84,7 +84,11 @@ impl Portal {
         for _ in 0..threads {
             let (sender, sockets) = mpsc::unbounded_channel();
             senders.push(sender);
-            spawn.spawn_thread("iscsi", Box::pin(serve(sockets, shared.clone(), stopped.clone())));
+            spawn.spawn_thread(
+                "iscsi",
+                Urgency::Clients,
+                Box::pin(serve(sockets, shared.clone(), stopped.clone())),
+            );
         }
         for (listener, address) in listeners {
             let work = accept(listener, address, senders.clone(), shared.clone(), stopped.clone());

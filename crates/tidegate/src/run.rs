@@ -16,7 +16,10 @@ use crate::{demo, show};
 
 /// Does what the arguments say.
 pub fn run(arguments: Arguments) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|e| {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    // The threads that clients wait for are others, which the gateway starts from this one.
+    builder.enable_all().on_thread_start(local::make_way);
+    let runtime = builder.build().map_err(|e| {
         Error::caused(ErrorKind::Internal, "no runtime; raise the limits on threads and files", e)
     })?;
     let socket = arguments.data_dir.join(SOCKET);

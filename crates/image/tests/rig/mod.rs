@@ -45,7 +45,7 @@ impl Spawn for Process {
         self.start(work);
     }
 
-    fn spawn_thread(&self, _name: &'static str, work: BoxFuture<'static, ()>) {
+    fn spawn_thread(&self, _name: &'static str, _urgency: base::Urgency, work: BoxFuture<'static, ()>) {
         self.start(work);
     }
 }

@@ -11,7 +11,7 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::{AlignedBuf, ImageId, Result, Spawn};
+use base::{AlignedBuf, ImageId, Result, Spawn, Urgency};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -208,7 +208,7 @@ impl Cache {
             counters: Counters::default(),
             ended: watch::Sender::new(false),
         });
-        spawn.spawn_thread("cache", Box::pin(writer::run(shared.clone())));
+        spawn.spawn_thread("cache", Urgency::Background, Box::pin(writer::run(shared.clone())));
         Ok(Cache(shared))
     }
 

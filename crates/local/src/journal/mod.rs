@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Spawn};
+use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Spawn, Urgency};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -192,8 +192,12 @@ impl Journal {
         let (shared, start, recovery) = recover::open(disk, options, entropy).await?;
         *shared.committer.lock().await = Some(Committer::new(start));
         let shared = Arc::new(shared);
-        spawn.spawn_thread("journal", Box::pin(commit::run(shared.clone())));
-        spawn.spawn_thread("journal-files", Box::pin(commit::prepare_files(shared.clone())));
+        spawn.spawn_thread("journal", Urgency::Clients, Box::pin(commit::run(shared.clone())));
+        spawn.spawn_thread(
+            "journal-files",
+            Urgency::Background,
+            Box::pin(commit::prepare_files(shared.clone())),
+        );
         Ok((Journal(Arc::new(Front(shared))), recovery))
     }
 

@@ -14,7 +14,7 @@ use rustix::fs::{FlockOperation, RenameFlags, flock};
 
 use crate::disk::{Disk, DiskFile, check_name};
 use file::OsFile;
-pub use seams::{OsEntropy, SystemClock, TaskSpawn, TokioSpawn};
+pub use seams::{OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
 
 const LOCK: &str = "tidegate.lock";
 /// What a file is called until it is whole.

@@ -1,6 +1,6 @@
 //! Clock, chance and threads of the operating system.
 
-use base::{BoxFuture, Clock, Entropy, Spawn, UnixMillis};
+use base::{BoxFuture, Clock, Entropy, Spawn, UnixMillis, Urgency};
 use tokio::runtime::{Builder, Handle};
 
 /// The time of day as the machine knows it.
@@ -32,6 +32,16 @@ impl Entropy for OsEntropy {
     }
 }
 
+/// How much less of the processors than others a thread wants that makes way, as `nice` counts.
+const NICE: i32 = 10;
+
+/// From now on the calling thread, and those that it starts, make way where processors are short: a runtime's threads, which seal
+/// and upload, would else take milliseconds from threads that clients wait for.
+pub fn make_way() {
+    // It works or it does not: then everything is equally urgent, as elsewhere.
+    let _ = rustix::process::nice(NICE);
+}
+
 /// Work on a tokio runtime, blocking work on threads of its own.
 #[derive(Debug, Clone)]
 pub struct TokioSpawn(Handle);
@@ -48,11 +58,16 @@ impl Spawn for TokioSpawn {
         self.0.spawn(work);
     }
 
-    fn spawn_thread(&self, name: &'static str, work: BoxFuture<'static, ()>) {
-        let run = move || match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime.block_on(work),
-            Err(e) => {
-                panic!("no runtime for the thread {name:?} ({e}): raise the limits on threads and files")
+    fn spawn_thread(&self, name: &'static str, urgency: Urgency, work: BoxFuture<'static, ()>) {
+        let run = move || {
+            if urgency == Urgency::Background {
+                make_way();
+            }
+            match Builder::new_current_thread().enable_all().build() {
+                Ok(runtime) => runtime.block_on(work),
+                Err(e) => {
+                    panic!("no runtime for the thread {name:?} ({e}): raise the limits on threads and files")
+                }
             }
         };
         if let Err(e) = std::thread::Builder::new().name(name.to_owned()).spawn(run) {
@@ -77,7 +92,7 @@ impl Spawn for TaskSpawn {
         self.0.spawn(work);
     }
 
-    fn spawn_thread(&self, _name: &'static str, work: BoxFuture<'static, ()>) {
+    fn spawn_thread(&self, _name: &'static str, _urgency: Urgency, work: BoxFuture<'static, ()>) {
         self.0.spawn(work);
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{AlignedBuf, Clock, Entropy, ErrorKind, ImageId, Seq, Spawn};
+use base::{AlignedBuf, Clock, Entropy, ErrorKind, ImageId, Seq, Spawn, Urgency};
 use bytes::Bytes;
 
 use super::*;
@@ -173,23 +173,29 @@ fn clock_entropy_and_threads_are_real() {
     let spawn = TokioSpawn::new(runtime.handle().clone());
     let here = std::thread::current().id();
     let (tx, rx) = std::sync::mpsc::channel();
-    let other = tx.clone();
-    spawn.spawn_thread(
-        "apart",
-        Box::pin(async move {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-            let thread = std::thread::current();
-            let _ = other.send((thread.id(), thread.name().map(str::to_owned)));
-        }),
-    );
-    let (thread, name) = rx.recv_timeout(Duration::from_secs(10)).unwrap();
-    assert!(thread != here && name.as_deref() == Some("apart"));
+    let own = rustix::process::nice(0).unwrap();
+    for (urgency, nice) in [(Urgency::Clients, own), (Urgency::Background, (own + 10).min(19))] {
+        let (other, told) = std::sync::mpsc::channel();
+        spawn.spawn_thread(
+            "apart",
+            urgency,
+            Box::pin(async move {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let thread = std::thread::current();
+                let nice = rustix::process::nice(0).unwrap();
+                let _ = other.send((thread.id(), thread.name().map(str::to_owned), nice));
+            }),
+        );
+        let (thread, name, found) = told.recv_timeout(Duration::from_secs(10)).unwrap();
+        assert!(thread != here && name.as_deref() == Some("apart"));
+        assert_eq!(found, nice, "{urgency:?}");
+    }
     spawn.spawn(
         "task",
         Box::pin(async move {
-            let _ = tx.send((std::thread::current().id(), None));
+            let _ = tx.send(std::thread::current().id());
         }),
     );
     runtime.block_on(tokio::task::yield_now());
-    assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap().0, here);
+    assert_eq!(rx.recv_timeout(Duration::from_secs(10)).unwrap(), here);
 }
