@@ -86,14 +86,20 @@ impl Compactor {
         self.candidates = found.into_iter().map(|(_, id)| id).collect();
     }
 
-    /// Whether there is more garbage in the bucket than there should be, as far as the counts tell.
+    /// Whether there is more garbage in the bucket than there should be, as far as the counts tell, and something to do about it.
     pub fn need(&self, core: &Core) -> Option<Need> {
-        if self.candidates.is_empty() {
-            return None;
-        }
+        if self.candidates.is_empty() { None } else { self.excess(core, 0) }
+    }
+
+    /// Whether there may be, if `hidden` sectors that the counts take for living are none.
+    pub fn suspects(&self, core: &Core, hidden: u64) -> bool {
+        self.need(core).is_none() && self.excess(core, hidden).is_some()
+    }
+
+    fn excess(&self, core: &Core, hidden: u64) -> Option<Need> {
         let own = core.layers.read().table.own();
         let options = &core.env.options;
-        let live = own.live.saturating_sub(self.gone.live);
+        let live = own.live.saturating_sub(self.gone.live).saturating_sub(hidden);
         let dead = (own.stored.saturating_sub(self.gone.stored)).saturating_sub(live) * SECTOR;
         let most = (live * SECTOR) as f64 * options.garbage + options.garbage_slack.0 as f64;
         match dead as f64 {

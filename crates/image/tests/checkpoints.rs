@@ -125,7 +125,9 @@ fn checkpoints_cost_a_tenth_at_most() {
         let durable = image.status().durable;
         assert!(durable.0 - checkpoint.0 <= 4 * 32 + 8, "{checkpoint} is far behind {durable}");
 
-        let pages = tally.inner.objects().iter().filter(|(key, _)| key.as_str().contains("/ckpt/")).map(|(_, body)| {
+        let objects = tally.inner.objects();
+        let roots = objects.iter().filter(|(key, _)| key.as_str().contains("/ckpt/"));
+        let pages = roots.map(|(_, body)| {
             let root = chain::fuzzing::Checkpoint::decode(body).unwrap();
             root.runs.iter().map(|run| run.len()).sum::<usize>()
         });

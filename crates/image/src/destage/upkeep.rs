@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use base::{Epoch, ErrorKind, Number, Result};
+use base::{Epoch, ErrorKind, Number, Result, SECTOR};
 use chain::{Kind, RowId, SegmentDraft};
 use tokio::time::Instant;
 
@@ -18,7 +18,7 @@ const COMPACT_EVERY: Duration = Duration::from_millis(500);
 const COMPACT_AGAIN: Duration = Duration::from_secs(60);
 /// Bytes of a checkpoint for each entry of a run, each page and each row, about.
 const COST: (u64, u64, u64) = (26, 40, 44);
-/// Merging the whole map to let emptied segments go must free so many times what it costs.
+/// Merging the whole map to let segments go must free, or be able to find, so many times what it costs.
 const WORTH: u64 = 10;
 
 /// A checkpoint that is being cut.
@@ -29,8 +29,17 @@ pub(super) struct Attempt {
     depth: Depth,
     /// Segments that it takes in.
     segments: usize,
-    /// Somebody asked for it, or it is the last: it is not paid out of what is written.
-    asked: bool,
+    price: Price,
+}
+
+/// What of a checkpoint is paid out of what is written.
+#[derive(Debug, Clone, Copy)]
+enum Price {
+    All,
+    /// What it takes at least is not: opening must not take longer and longer.
+    AllBut(u64),
+    /// Nothing: somebody asked for it, or it is the last, or what it frees is worth it.
+    Free,
 }
 
 /// What the next checkpoint would cost in bytes.
@@ -39,6 +48,8 @@ struct Cost {
     least: u64,
     /// With all runs merged.
     whole: u64,
+    /// Sectors that the runs above the base cover: it may be that so many of the base are hidden.
+    hidden: u64,
 }
 
 impl Destager {
@@ -68,37 +79,44 @@ impl Destager {
         let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable_seq)
             || (self.closing.is_some() && idle && runs > 0);
         let many = |times| runs >= times * options.checkpoint_runs || segments >= times * options.checkpoint_segments;
-        let emptied = self.compactor.would_free() > 0;
-        let quiet = idle && emptied && self.compactor.need(&self.core).is_none();
-        if !asked && !many(1) && !quiet {
+        if !asked && !many(1) && !idle {
             return None;
         }
         let cost = self.cost();
-        let frees = emptied && self.compactor.would_free() >= WORTH * cost.whole;
-        let whole = self.budget.pays_for(cost.whole);
+        let worth = |bytes| bytes >= WORTH * cost.whole;
+        // What has been emptied pays for being let go; to look for what is hidden must be paid out of what is written.
+        let frees = self.compactor.need(&self.core).is_none() && worth(self.compactor.would_free());
+        let pays = self.budget.pays_for(cost.whole);
+        let finds = pays && worth(cost.hidden * SECTOR) && self.compactor.suspects(&self.core, cost.hidden);
         let due = many(1) && self.budget.pays_for(cost.least);
-        if !asked && !due && !many(Options::PATIENCE) && !(quiet && frees && whole) {
-            return None;
-        }
-        let depth = match (whole, frees) {
+        let price = match () {
+            () if asked => Price::Free,
+            () if frees && (due || idle || many(Options::PATIENCE)) => Price::Free,
+            () if due || (idle && finds) => Price::All,
+            () if many(Options::PATIENCE) => Price::AllBut(cost.least),
+            () => return None,
+        };
+        let depth = match pays {
             _ if self.damaged_map => Depth::Flat,
-            (true, true) => Depth::Whole,
-            (true, false) => Depth::ByCover,
-            (false, _) => Depth::BySize,
+            _ if frees || finds => Depth::Whole,
+            true => Depth::ByCover,
+            false => Depth::BySize,
         };
         let at = self.durable.number;
         // Another attempt at the same place must be the same, or its objects would contradict those of the first.
         let again = self.attempt.filter(|last| last.at == at && !self.damaged_map);
-        Some(Attempt { at, depth: again.map_or(depth, |last| last.depth), segments, asked })
+        Some(Attempt { at, depth: again.map_or(depth, |last| last.depth), segments, price })
     }
 
     fn cost(&self) -> Cost {
         let layers = self.core.layers.read();
-        let runs = layers.runs.sizes().into_iter().fold(Size::default(), Size::and);
+        let sizes = layers.runs.sizes();
+        let upper = sizes.iter().rev().skip(1).fold(Size::default(), |sum, run| sum.and(*run));
+        let runs = sizes.last().map_or(upper, |base| upper.and(*base));
         let (entry, page, row) = COST;
         let root = runs.pages * page + layers.table.rows().len() as u64 * row;
         let least = root + layers.delta.len() as u64 * entry;
-        Cost { least, whole: least + runs.bytes }
+        Cost { least, whole: least + runs.bytes, hidden: upper.sectors }
     }
 
     pub(super) fn checkpointed(&mut self, made: Result<Box<Made>>) -> Result<()> {
@@ -107,8 +125,10 @@ impl Destager {
             Ok(made) => {
                 made.install(&mut self.core.layers.write(), self.core.env.options.limits());
                 self.core.progress.lock().checkpoint = made.root.position.number;
-                if attempt.is_some_and(|attempt| !attempt.asked) {
-                    self.budget.spent(made.bytes);
+                match attempt.map(|attempt| attempt.price) {
+                    Some(Price::All) => self.budget.spent(made.bytes),
+                    Some(Price::AllBut(least)) => self.budget.spent(made.bytes.saturating_sub(least)),
+                    Some(Price::Free) | None => {}
                 }
                 self.compactor.checkpointed(&made.root.table, made.whole);
                 let garbage = made.garbage.unwrap_or_else(|e| {
