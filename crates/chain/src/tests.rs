@@ -242,12 +242,14 @@ fn a_page_is_what_the_format_says() {
     let mut place = page().place(&bytes, (Number(3), Epoch(2), 1 << 20), 77);
     place.crc64 = 5;
     assert_eq!((place.entries, place.holes, place.sectors), (5, 1, (1 << 40) + 21));
-    let next = PageRef { start: place.end + 1, end: place.end + 9, entries: 1, holes: 0, sectors: 8, ..place };
+    let next =
+        PageRef { start: place.end + 1, end: place.end + 9, entries: 1, holes: 0, sectors: 8, ..place };
     let mut root = Checkpoint::empty(IMAGE, 100);
     let empty = root.encode().len();
     root.runs = vec![Run::new(vec![place, next]), Run::new(vec![next])];
     let encoded = root.encode();
-    let hex: String = encoded[empty - 32 - 4..encoded.len() - 32].iter().map(|b| format!("{b:02x}")).collect();
+    let hex: String =
+        encoded[empty - 32 - 4..encoded.len() - 32].iter().map(|b| format!("{b:02x}")).collect();
     let rest = format!("03 02 808040 4d {:02x} 0500000000000000", bytes.len());
     let runs = [
         "02000000 02000000",

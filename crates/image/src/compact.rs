@@ -174,7 +174,8 @@ impl Victims {
 /// Copies what lives in the victims. One that cannot be read does not keep the others waiting.
 pub(crate) async fn copy(core: Arc<Core>, victims: Victims) -> Result<Copies> {
     let mut copied: Vec<(Span, bytes::Bytes, (Epoch, Number))> = Vec::new();
-    let mut copies = Copies { content: SegmentDraft::default(), from: Vec::new(), rest: Vec::new(), damaged: Vec::new() };
+    let mut copies =
+        Copies { content: SegmentDraft::default(), from: Vec::new(), rest: Vec::new(), damaged: Vec::new() };
     for (id, row) in victims.0 {
         if copied.len() >= RUNS {
             copies.rest.push(id);
@@ -248,3 +249,6 @@ pub(crate) fn report_damage(core: &Core, row: Option<&Row>, e: &Error) {
         ),
     );
 }
+
+#[cfg(test)]
+mod tests;

@@ -399,7 +399,11 @@ pub(crate) async fn fetch_page(bucket: &dyn Bucket, image: ImageId, place: PageR
 }
 
 /// Fetches pages that lie one behind the other in one object, in one get.
-pub(crate) async fn fetch_pages(bucket: &dyn Bucket, image: ImageId, places: &[PageRef]) -> Result<Vec<Page>> {
+pub(crate) async fn fetch_pages(
+    bucket: &dyn Bucket,
+    image: ImageId,
+    places: &[PageRef],
+) -> Result<Vec<Page>> {
     let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
     let key = name::pages(image, first.epoch, first.number, first.part);
     let range = u64::from(first.offset)..u64::from(last.offset) + u64::from(last.len);

@@ -176,7 +176,13 @@ impl Opening<'_> {
             last_seq: pin.last_seq,
             size: pin.size,
             states,
-            table: layers.table.rows().iter().filter(|(_, row)| row.live > 0).map(|(id, row)| (*id, *row)).collect(),
+            table: layers
+                .table
+                .rows()
+                .iter()
+                .filter(|(_, row)| row.live > 0)
+                .map(|(id, row)| (*id, *row))
+                .collect(),
             runs: (!pages.is_empty()).then(|| pages.into()).into_iter().collect(),
         };
         let key = name::checkpoint(self.clone, self.own.epoch(), self.head.number);

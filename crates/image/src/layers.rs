@@ -74,13 +74,7 @@ impl Layers {
     }
 
     /// What the layers below the dirty one say of `span`. Without a page that is put into `missing` it is of no use.
-    pub fn clean(
-        &self,
-        span: Span,
-        held: &Held,
-        missing: &mut Missing,
-        visit: &mut dyn FnMut(Span, Target),
-    ) {
+    pub fn clean(&self, span: Span, held: &Held, missing: &mut Missing, visit: &mut dyn FnMut(Span, Target)) {
         self.delta.walk(span, |part, target| match (target, &self.frozen) {
             (Some(target), _) => visit(part, target),
             (None, Some(frozen)) => frozen.walk(part, |part, target| match target {

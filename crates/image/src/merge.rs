@@ -92,9 +92,11 @@ impl<'a> Merge<'a> {
         // Up to where at most one page of each run is needed.
         let borders = pages().map(|place| if place.start <= start { place.end } else { place.start });
         let mut end = borders.min().unwrap_or(u64::MAX);
-        let mut here = self.inputs.iter().enumerate().filter(|(_, input)| {
-            input.place().is_some_and(|place| place.start <= start)
-        });
+        let mut here = self
+            .inputs
+            .iter()
+            .enumerate()
+            .filter(|(_, input)| input.place().is_some_and(|place| place.start <= start));
         match here.next() {
             Some((i, input)) => {
                 let place = input.place()?;
@@ -128,7 +130,9 @@ impl<'a> Merge<'a> {
             match target {
                 Target::Hole if self.base => continue,
                 Target::Frame { row, .. } if !self.rows.contains_key(row) => {
-                    return Err(Error::internal(format!("the map names row {row}, which is not in the segment table")));
+                    return Err(Error::internal(format!(
+                        "the map names row {row}, which is not in the segment table"
+                    )));
                 }
                 target => writer.push(span, *target, hot).await?,
             }
@@ -139,7 +143,8 @@ impl<'a> Merge<'a> {
     /// Whether the delta or another run overlaps a page of input `i`.
     fn touched(&self, i: usize, page: &PageRef) -> bool {
         let changed = self.delta.next_from(page.start).is_some_and(|(span, _)| span.start < page.end);
-        let mut others = self.inputs.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, input)| &input.places);
+        let mut others =
+            self.inputs.iter().enumerate().filter(|(j, _)| *j != i).map(|(_, input)| &input.places);
         changed
             || others.any(|run| {
                 let next = run.partition_point(|other| other.end <= page.start);

@@ -91,13 +91,7 @@ impl Runs {
 
     /// Walks `span` without gaps. What lies on a page that is neither loaded nor held is put into `missing`; what was visited is
     /// of no use then.
-    pub fn walk(
-        &self,
-        span: Span,
-        held: &Held,
-        missing: &mut Missing,
-        visit: &mut dyn FnMut(Span, Target),
-    ) {
+    pub fn walk(&self, span: Span, held: &Held, missing: &mut Missing, visit: &mut dyn FnMut(Span, Target)) {
         self.walk_below(0, span, held, missing, visit);
     }
 

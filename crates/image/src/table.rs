@@ -35,8 +35,7 @@ pub(crate) struct SegmentTable {
 impl SegmentTable {
     pub fn new(image: ImageId, rows: Table) -> SegmentTable {
         let next = rows.last_key_value().map_or(0, |(id, _)| id + 1);
-        let mut table =
-            SegmentTable { image, rows, all: Sectors::default(), own: Sectors::default(), next };
+        let mut table = SegmentTable { image, rows, all: Sectors::default(), own: Sectors::default(), next };
         for row in table.rows.values() {
             table.all.add(row);
             if row.origin == image {

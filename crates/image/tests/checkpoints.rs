@@ -120,7 +120,10 @@ fn checkpoints_cost_a_tenth_at_most() {
             written(&tally, &image, (0..15_000).map(|_| (chance.below(blocks), 1))).await;
         println!("4 KiB at random: {checkpoints} bytes of checkpoints for {segments} of segments");
         assert!(segments > 15_000 * 4096 && checkpoints > 100_000, "{segments} {checkpoints}");
-        assert!(checkpoints <= segments / 10, "{checkpoints} bytes of checkpoints for {segments} of segments");
+        assert!(
+            checkpoints <= segments / 10,
+            "{checkpoints} bytes of checkpoints for {segments} of segments"
+        );
         let checkpoint = image.status().checkpoint;
         let durable = image.status().durable;
         assert!(durable.0 - checkpoint.0 <= 4 * 32 + 8, "{checkpoint} is far behind {durable}");
@@ -134,10 +137,12 @@ fn checkpoints_cost_a_tenth_at_most() {
         let pages = pages.max().unwrap();
         assert!(pages >= 150, "only {pages} pages");
 
-        let (segments, checkpoints) =
-            written(&tally, &image, (0..blocks / 16).map(|i| (i * 16, 16))).await;
+        let (segments, checkpoints) = written(&tally, &image, (0..blocks / 16).map(|i| (i * 16, 16))).await;
         println!("64 KiB in order: {checkpoints} bytes of checkpoints for {segments} of segments");
-        assert!(checkpoints <= segments / 50, "{checkpoints} bytes of checkpoints for {segments} of segments");
+        assert!(
+            checkpoints <= segments / 50,
+            "{checkpoints} bytes of checkpoints for {segments} of segments"
+        );
         image.close().await.unwrap();
     });
 }
@@ -169,7 +174,8 @@ fn a_damaged_page_does_not_stop_checkpoints() {
             image.drain().await.unwrap();
             tokio::time::timeout(Duration::from_secs(60), image.checkpoint()).await.unwrap().unwrap();
         }
-        let told = running.events.0.lock().iter().filter(|text| text.contains("checkpoints go around it")).count();
+        let told =
+            running.events.0.lock().iter().filter(|text| text.contains("checkpoints go around it")).count();
         assert_eq!(told, 1, "{:?}", running.events.0.lock());
         assert!(running.events.any_names(page.as_str()));
         let good = Span::new(128 * BLOCK, (blocks - 128) * BLOCK);

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use base::{Epoch, GatewayId, JournalId, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Fault, FaultPlan, Faults, Faulty, Memory};
 use bytes::Bytes;
-use chain::{Continuation, EpochRecord, Header, HeaderDraft, Kind, PageRef, RowId, Sealed, SegmentDraft, decode_frame};
+use chain::{
+    Continuation, EpochRecord, Header, HeaderDraft, Kind, PageRef, RowId, Sealed, SegmentDraft, decode_frame,
+};
 
 use super::*;
 use crate::fetch::fetch_page;
@@ -139,7 +141,9 @@ impl World {
         loop {
             let mut missing = Missing::new();
             let mut found = Vec::new();
-            self.layers.read().clean(Span::new(0, SECTORS), &held, &mut missing, &mut |s, t| found.push((s, t)));
+            self.layers
+                .read()
+                .clean(Span::new(0, SECTORS), &held, &mut missing, &mut |s, t| found.push((s, t)));
             if missing.is_empty() {
                 return found;
             }
@@ -176,7 +180,10 @@ impl World {
         let Target::Frame { row, index, offset, frame, skip } = target else { unreachable!() };
         let row = self.layers.read().table.rows()[&row];
         let sealed = &self.segments[&row.number.0];
-        assert_eq!((sealed.header.offsets()[index as usize], sealed.header.frames[index as usize]), (offset, frame));
+        assert_eq!(
+            (sealed.header.offsets()[index as usize], sealed.header.frames[index as usize]),
+            (offset, frame)
+        );
         let object = sealed.payload.to_bytes();
         let stored = object.slice(offset as usize..(offset + frame.stored) as usize);
         let from = usize::from(skip) * SECTOR as usize;
@@ -281,7 +288,10 @@ impl World {
         assert_eq!(self.root.runs, self.layers.read().runs.places());
         assert!(made.whole == (self.root.runs.len() <= 1), "whole means one run at most");
         let counted = self.count(&self.root.runs, &[]).await;
-        assert!(self.root.table.iter().map(|(id, row)| (*id, row.live)).eq(counted), "the root counts what its runs have");
+        assert!(
+            self.root.table.iter().map(|(id, row)| (*id, row.live)).eq(counted),
+            "the root counts what its runs have"
+        );
         self.check().await;
         made.whole && self.since.is_empty()
     }
@@ -302,10 +312,16 @@ impl World {
             let pages: &[PageRef] = run;
             for place in pages {
                 let page = fetch_page(&*self.bucket, IMAGE, *place).await.unwrap();
-                assert_eq!(page.place(&page.encode(), (place.number, place.epoch, place.part), place.offset), *place);
+                assert_eq!(
+                    page.place(&page.encode(), (place.number, place.epoch, place.part), place.offset),
+                    *place
+                );
                 assert!(page.entries.len() <= 2 * LIMITS.entries);
                 let base = i + 1 == runs.len();
-                assert!(!base || page.entries.iter().all(|(_, target)| *target != Target::Hole), "a hole in the base");
+                assert!(
+                    !base || page.entries.iter().all(|(_, target)| *target != Target::Hole),
+                    "a hole in the base"
+                );
                 entries.extend(page.entries);
             }
         }
@@ -324,7 +340,14 @@ impl World {
             let layers = self.layers.read();
             let table = &layers.table;
             let frozen = layers.frozen.clone().unwrap_or_default();
-            (layers.runs.places(), layers.delta.clone(), frozen, table.rows().clone(), table.all(), table.own())
+            (
+                layers.runs.places(),
+                layers.delta.clone(),
+                frozen,
+                table.rows().clone(),
+                table.all(),
+                table.own(),
+            )
         };
         let mut counts = self.count(&runs, &[&delta, &frozen]).await;
         let mut sums = Sectors::default();
@@ -346,8 +369,12 @@ impl World {
             at = span.end();
             let cells = &self.model[span.start as usize..span.end() as usize];
             match target {
-                Target::Hole => assert!(cells.iter().all(|c| *c == Cell::Hole), "{span:?} is a hole, not {cells:?}"),
-                Target::Zero => assert!(cells.iter().all(|c| *c == Cell::Zero), "{span:?} is zeroes, not {cells:?}"),
+                Target::Hole => {
+                    assert!(cells.iter().all(|c| *c == Cell::Hole), "{span:?} is a hole, not {cells:?}")
+                }
+                Target::Zero => {
+                    assert!(cells.iter().all(|c| *c == Cell::Zero), "{span:?} is zeroes, not {cells:?}")
+                }
                 Target::Frame { row, .. } => {
                     *shown.entry(row).or_default() += span.count as u32;
                     let bytes = self.bytes(span, target);
@@ -362,7 +389,10 @@ impl World {
         let layers = self.layers.read();
         let rows = layers.table.rows();
         assert!(shown.iter().all(|(id, sectors)| rows[id].live >= *sectors));
-        assert!(!exact || rows.iter().map(|(id, row)| (*id, row.live)).eq(shown), "merged into one, counts are exact");
+        assert!(
+            !exact || rows.iter().map(|(id, row)| (*id, row.live)).eq(shown),
+            "merged into one, counts are exact"
+        );
     }
 }
 

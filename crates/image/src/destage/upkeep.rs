@@ -78,7 +78,9 @@ impl Destager {
         let idle = self.outgoing.is_empty() && self.core.backlog.lock().queue.is_empty();
         let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable_seq)
             || (self.closing.is_some() && idle && runs > 0);
-        let many = |times| runs >= times * options.checkpoint_runs || segments >= times * options.checkpoint_segments;
+        let many = |times| {
+            runs >= times * options.checkpoint_runs || segments >= times * options.checkpoint_segments
+        };
         if !asked && !many(1) && !idle {
             return None;
         }

@@ -20,8 +20,16 @@ fn a_newer_run_hides_and_shows_what_lies_below() {
     let (lower, lower_page) = page(&[(0, 20, Target::Zero)], 2);
     let mut runs = Runs::new(&[Arc::new(vec![upper]), Arc::new(vec![lower])]);
     let all = Span::new(0, 40);
-    assert_eq!(walk(&runs, all, &Held::new()).1, Missing::from([upper, lower]), "pages of all runs at a time");
-    assert_eq!(walk(&runs, Span::new(20, 5), &Held::new()).1, Missing::from([upper]), "what no page covers needs none");
+    assert_eq!(
+        walk(&runs, all, &Held::new()).1,
+        Missing::from([upper, lower]),
+        "pages of all runs at a time"
+    );
+    assert_eq!(
+        walk(&runs, Span::new(20, 5), &Held::new()).1,
+        Missing::from([upper]),
+        "what no page covers needs none"
+    );
     assert!(walk(&runs, Span::new(36, 4), &Held::new()).1.is_empty());
     let (zero, hole) = (Target::Zero, Target::Hole);
     let expected =
@@ -36,7 +44,8 @@ fn a_newer_run_hides_and_shows_what_lies_below() {
 #[test]
 fn what_is_loaded_stays_bounded_over_all_runs() {
     let pages: Vec<_> = (0..20u64).map(|i| page(&[(i * 10, 5, Target::Zero)], i as u32)).collect();
-    let runs: Vec<Run> = pages.chunks(5).map(|run| Arc::new(run.iter().map(|(place, _)| *place).collect())).collect();
+    let runs: Vec<Run> =
+        pages.chunks(5).map(|run| Arc::new(run.iter().map(|(place, _)| *place).collect())).collect();
     let mut all = Runs::new(&runs);
     let loaded = |all: &Runs| pages.iter().filter(|(place, _)| all.page(place).is_some()).count();
     for (place, page) in &pages {
