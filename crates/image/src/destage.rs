@@ -71,7 +71,7 @@ pub(crate) struct Destager {
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     compactor: Compactor,
-    copying: Option<BoxFuture<'static, (Vec<RowId>, Result<Copies>)>>,
+    copying: Option<BoxFuture<'static, (Vec<RowId>, Result<Box<Copies>>)>>,
     budget: Budget,
     /// The newest attempt at a checkpoint.
     attempt: Option<Attempt>,
@@ -91,7 +91,7 @@ enum Action {
     Put(PutDone),
     Checked(Number, Result<()>),
     Checkpointed(Result<Box<Made>>),
-    Copied(Vec<RowId>, Result<Copies>),
+    Copied(Vec<RowId>, Result<Box<Copies>>),
     Look,
 }
 

@@ -93,10 +93,9 @@ impl SegmentTable {
         let Some(row) = self.rows.get_mut(&id) else { return };
         let (old, new) = (row.live, to(row.live));
         row.live = new;
-        for sums in [Some(&mut self.all), (row.origin == self.image).then_some(&mut self.own)] {
-            if let Some(sums) = sums {
-                sums.live = sums.live - u64::from(old) + u64::from(new);
-            }
+        let own = (row.origin == self.image).then_some(&mut self.own);
+        for sums in own.into_iter().chain([&mut self.all]) {
+            sums.live = sums.live - u64::from(old) + u64::from(new);
         }
     }
 

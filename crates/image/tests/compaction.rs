@@ -137,12 +137,14 @@ fn a_damaged_segment_is_passed_over() {
         setup.options.garbage_slack = ByteSize::kib(64);
         let running = start(&SimDisk::new(4), store.clone(), &setup, 4).await.unwrap();
         let image = running.open(IMAGE, None).await.unwrap();
-        for at in (2 * BLOCK..SECTORS).step_by(3 * BLOCK as usize) {
-            model.write(&image, at, pattern(at + 9, (BLOCK * SECTOR) as usize, false)).await;
+        for third in 0..2 {
+            for at in (third * BLOCK..SECTORS).step_by(3 * BLOCK as usize) {
+                model.write(&image, at, pattern(at + 9, (BLOCK * SECTOR) as usize, false)).await;
+            }
+            image.drain().await.unwrap();
         }
-        image.drain().await.unwrap();
         for round in 0..120 {
-            let at = (round * 3 + 2) % (SECTORS / BLOCK) * BLOCK;
+            let at = round * 3 * BLOCK;
             model.write(&image, at, pattern(round, (BLOCK * SECTOR) as usize, false)).await;
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -18,12 +18,13 @@ fn ids(victims: Option<Victims>) -> Vec<RowId> {
 fn candidates_are_taken_in_batches_as_they_are_now() {
     let foreign = Row { origin: ImageId([2; 16]), ..row(9, 0) };
     let rows: Table =
-        [(1, row(1, 70)), (2, row(2, 40)), (3, row(3, 90)), (4, row(4, 40)), (5, row(5, 5)), (6, foreign)].into();
+        [(1, row(1, 70)), (2, row(2, 40)), (3, row(3, 90)), (4, row(4, 40)), (5, row(5, 5)), (6, foreign)]
+            .into();
     let mut compactor = Compactor::new(IMAGE, &rows);
     let table = SegmentTable::new(IMAGE, rows.clone());
     assert_eq!(ids(compactor.take(&table, SEGMENT)), [5, 2, 4], "as much as fills a segment");
     assert_eq!(ids(compactor.take(&table, SEGMENT)), [1], "the next");
-    assert_eq!(ids(compactor.take(&table, SEGMENT)), [], "and that was all before another checkpoint");
+    assert!(compactor.take(&table, SEGMENT).is_none(), "and that was all before another checkpoint");
     compactor.put_back(vec![2, 4]);
     let mut left = rows.clone();
     left.remove(&2);

@@ -85,7 +85,7 @@ impl Destager {
             return None;
         }
         let cost = self.cost();
-        let worth = |bytes| bytes >= WORTH * cost.whole;
+        let worth = |bytes| bytes >= WORTH * cost.whole && !self.damaged_map;
         // What has been emptied pays for being let go; to look for what is hidden must be paid out of what is written.
         let frees = self.compactor.need(&self.core).is_none() && worth(self.compactor.would_free());
         let pays = self.budget.pays_for(cost.whole);
@@ -177,12 +177,13 @@ impl Destager {
         self.compact_after = now + COMPACT_EVERY;
         let ids = victims.ids();
         let work = copy(self.core.clone(), victims);
-        self.copying = Some(Box::pin(async move { (ids, work.await) }));
+        self.copying = Some(Box::pin(async move { (ids, work.await.map(Box::new)) }));
     }
 
-    pub(super) fn copied(&mut self, victims: Vec<RowId>, copied: Result<Copies>) {
+    pub(super) fn copied(&mut self, victims: Vec<RowId>, copied: Result<Box<Copies>>) {
         match copied {
             Ok(copies) => {
+                let copies = *copies;
                 self.compactor.emptied(&copies.from);
                 self.compactor.put_back(copies.rest);
                 for (id, why) in copies.damaged {
