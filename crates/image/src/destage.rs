@@ -48,6 +48,8 @@ struct Waiter {
 }
 
 type PutDone = (Number, Result<()>);
+/// The segments that were to be emptied, and what of them was copied.
+type Copied = (Vec<RowId>, Result<Box<Copies>>);
 
 /// See the module.
 pub(crate) struct Destager {
@@ -71,7 +73,7 @@ pub(crate) struct Destager {
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     compactor: Compactor,
-    copying: Option<BoxFuture<'static, (Vec<RowId>, Result<Box<Copies>>)>>,
+    copying: Option<BoxFuture<'static, Copied>>,
     budget: Budget,
     /// The newest attempt at a checkpoint.
     attempt: Option<Attempt>,
