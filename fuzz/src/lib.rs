@@ -171,13 +171,13 @@ pub fn segment_header(data: &[u8]) {
 /// Pages of the map.
 pub fn map_page(data: &[u8]) {
     drop(chain::fuzzing::Page::decode(data));
-    drop(chain::fuzzing::Page::decode(&sealed(b"TGpages1", data)));
+    drop(chain::fuzzing::Page::decode(&sealed(b"TGpages2", data)));
 }
 
 /// Roots of checkpoints.
 pub fn checkpoint(data: &[u8]) {
     drop(chain::fuzzing::Checkpoint::decode(data));
-    drop(chain::fuzzing::Checkpoint::decode(&sealed(b"TGckptr1", data)));
+    drop(chain::fuzzing::Checkpoint::decode(&sealed(b"TGckptr2", data)));
 }
 
 /// Puts magic, version and checksum of `docs/formats/journal.md` into a block; the checksum covers all but itself.

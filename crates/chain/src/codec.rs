@@ -33,6 +33,14 @@ impl Writer {
     pub(crate) fn u64(&mut self, v: u64) {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
+    /// As few bytes as hold it, seven bits in each (LEB128).
+    pub(crate) fn varint(&mut self, mut v: u64) {
+        while v >= 0x80 {
+            self.0.push(v as u8 | 0x80);
+            v >>= 7;
+        }
+        self.0.push(v as u8);
+    }
     pub(crate) fn raw(&mut self, v: &[u8]) {
         self.0.extend_from_slice(v);
     }
@@ -116,6 +124,27 @@ impl<'a> Reader<'a> {
     }
     pub(crate) fn u64(&mut self) -> Result<u64> {
         Ok(u64::from_le_bytes(self.array()?))
+    }
+
+    /// The reverse of [`Writer::varint`]; a longer form than needed is refused.
+    pub(crate) fn varint(&mut self) -> Result<u64> {
+        let mut v = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits || (byte == 0 && shift > 0) {
+                break;
+            }
+            v |= bits << shift;
+            if byte < 0x80 {
+                return Ok(v);
+            }
+        }
+        Err(self.corrupt("an integer has no proper form"))
+    }
+    /// The same for what fits into 32 bits.
+    pub(crate) fn varint32(&mut self) -> Result<u32> {
+        u32::try_from(self.varint()?).map_err(|e| self.corrupt(&format!("an integer is too large ({e})")))
     }
 
     /// A list's length, refused if its entries of at least `each` bytes could not follow.

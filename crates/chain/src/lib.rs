@@ -8,14 +8,16 @@ mod codec;
 mod epoch;
 mod extent;
 pub mod name;
+mod page;
 mod pin;
 mod reader;
 mod segment;
 mod writer;
 
-pub use checkpoint::{Checkpoint, Page, PageRef, Row, RowId, Table};
+pub use checkpoint::{Checkpoint, Row, RowId, Table};
 pub use epoch::{Continuation, EpochRecord, FenceRecord, ImageRecord};
 pub use extent::{ExtentMap, Piece};
+pub use page::{Page, PageRef, Run};
 pub use pin::{Pin, list_pins};
 pub use reader::{Chain, Loaded, fence_seq, load, read_epoch, read_header};
 pub use segment::{
@@ -26,7 +28,8 @@ pub use writer::{Ownership, create_image, list_images, read_image};
 
 /// The decoders that read bytes from a bucket, for fuzzing.
 pub mod fuzzing {
-    pub use crate::checkpoint::{Checkpoint, Page};
+    pub use crate::checkpoint::Checkpoint;
+    pub use crate::page::Page;
     pub use crate::pin::Pin;
     pub use crate::segment::Header;
 }

@@ -234,6 +234,11 @@ impl Header {
         })
     }
 
+    /// How many bytes the whole object has.
+    pub fn object_len(&self) -> u64 {
+        u64::from(self.payload_at) + self.frames.iter().map(|frame| u64::from(frame.stored)).sum::<u64>()
+    }
+
     /// Where each frame is stored in the object.
     pub fn offsets(&self) -> Vec<u32> {
         let mut at = self.payload_at;

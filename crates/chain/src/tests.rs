@@ -156,8 +156,10 @@ fn every_flipped_bit_of_metadata_is_noticed() {
     content.state(StateChange { name: "pr".into(), value: Some(bytes(3, 10)) });
     let sealed = content.seal(draft(3, Position::ROOT, Kind::Data));
     let header = sealed.payload.parts()[0].clone();
-    let page = Page { runs: vec![(Span::new(0, 8), Target::Zero)] }.encode();
-    let root = Checkpoint::empty(IMAGE, 100).encode();
+    let mut root = Checkpoint::empty(IMAGE, 100);
+    let page = page().encode();
+    root.runs = vec![Run::new(vec![self::page().place(&page, (Number(1), Epoch(1), 0), 0)])];
+    let root = root.encode();
     for (what, object) in [("header", header), ("page", page), ("root", root)] {
         for bit in 0..object.len() * 8 {
             let mut damaged = object.to_vec();
@@ -201,6 +203,109 @@ fn resealed_nonsense_is_refused_or_harmless() {
         if let Ok(header) = Header::decode(&damaged) {
             assert_eq!(header.offsets().len(), header.frames.len());
         }
+    }
+}
+
+/// A page with every kind of entry, two of them in one frame.
+fn page() -> Page {
+    let raw = Frame { codec: Codec::Raw, stored: 8192, raw: 8192, crc64: 0x1122_3344_5566_7788 };
+    let packed = Frame { codec: Codec::Lz4, stored: 300, raw: 4096, crc64: 9 };
+    let at = |row, index, offset, frame, skip| Target::Frame { row, index, offset, frame, skip };
+    Page {
+        entries: vec![
+            (Span::new(300, 8), at(7, 2, 1000, raw, 0)),
+            (Span::new(308, 1), Target::Zero),
+            (Span::new(310, 4), at(7, 2, 1000, raw, 10)),
+            (Span::new(320, 1 << 40), Target::Hole),
+            (Span::new((1 << 41) + 1, 8), at(500, 0, 90, packed, 0)),
+        ],
+    }
+}
+
+/// The body of a page and of a root's runs, byte by byte as `docs/formats/image-log.md` has it.
+#[test]
+fn a_page_is_what_the_format_says() {
+    let bytes = page().encode();
+    let hex: String = bytes[16..bytes.len() - 32].iter().map(|b| format!("{b:02x}")).collect();
+    let entries = [
+        "05000000",
+        "ac02 08 02 07 02 e807 20 8877665544332211 00", // 16 sectors, not packed
+        "00 01 01",
+        "01 04 03 0a",
+        "06 808080808020 00",
+        // Its stored length is there because it is packed.
+        "c1fdffffff1f 08 02 f403 00 5a 11 ac02 0900000000000000 00",
+    ];
+    assert_eq!(hex, entries.join("").replace(' ', ""));
+    assert_eq!(Page::decode(&bytes).unwrap(), page());
+
+    let mut place = page().place(&bytes, (Number(3), Epoch(2), 1 << 20), 77);
+    place.crc64 = 5;
+    assert_eq!((place.entries, place.holes, place.sectors), (5, 1, (1 << 40) + 21));
+    let next =
+        PageRef { start: place.end + 1, end: place.end + 9, entries: 1, holes: 0, sectors: 8, ..place };
+    let mut root = Checkpoint::empty(IMAGE, 100);
+    let empty = root.encode().len();
+    root.runs = vec![Run::new(vec![place, next]), Run::new(vec![next])];
+    let encoded = root.encode();
+    let hex: String =
+        encoded[empty - 32 - 4..encoded.len() - 32].iter().map(|b| format!("{b:02x}")).collect();
+    let rest = format!("03 02 808040 4d {:02x} 0500000000000000", bytes.len());
+    let runs = [
+        "02000000 02000000",
+        "ac02 ddfdffffff3f 05 01 958080808020",
+        &rest,
+        "01 08 01 00 08",
+        &rest,
+        "01000000 8a80808080 40 08 01 00 08",
+        &rest,
+    ];
+    assert_eq!(hex, runs.join("").replace(' ', ""));
+    assert_eq!(Checkpoint::decode(&encoded).unwrap().runs, root.runs);
+}
+
+/// The same for pages and roots: what is decoded keeps its rules, and is what its bytes say, in the only way they can.
+#[test]
+fn resealed_nonsense_in_the_map_is_refused_or_harmless() {
+    let mut root = Checkpoint::empty(IMAGE, 100);
+    let place = page().place(&page().encode(), (Number(3), Epoch(2), 0), 0);
+    root.runs = vec![Run::new(vec![place]), Run::new(vec![place])];
+    let chance = SeededEntropy::new(43);
+    let mut whole = 0;
+    for (object, is_page) in [(page().encode(), true), (root.encode(), false)] {
+        for _ in 0..20_000 {
+            let mut damaged = object.to_vec();
+            for _ in 0..=chance.below(3) {
+                let at = 16 + chance.below(damaged.len() as u64 - 48) as usize;
+                damaged[at] = chance.next_u64() as u8;
+            }
+            let end = damaged.len() - 32;
+            let digest = *blake3::hash(&damaged[..end]).as_bytes();
+            damaged[end..].copy_from_slice(&digest);
+            if is_page {
+                let Ok(page) = Page::decode(&damaged) else { continue };
+                assert!(page.entries.iter().all(|(span, _)| !span.is_empty()));
+                assert!(page.entries.windows(2).all(|pair| pair[0].0.end() <= pair[1].0.start));
+                whole += 1;
+            } else if let Ok(root) = Checkpoint::decode(&damaged) {
+                let ordered = |run: &Run| run.windows(2).all(|pair| pair[0].end <= pair[1].start);
+                assert!(root.runs.iter().all(|run| !run.is_empty() && ordered(run)));
+                assert_eq!(root.encode(), damaged);
+                whole += 1;
+            }
+        }
+    }
+    assert!(whole > 1000, "{whole}");
+    // An integer in more bytes than it needs, and one of more than 64 bits.
+    for body in ["0100000080000101", "01000000ffffffffffffffffff020101", "010000000080808080808080808002"] {
+        let body: Vec<u8> =
+            (0..body.len() / 2).map(|i| u8::from_str_radix(&body[2 * i..2 * i + 2], 16).unwrap()).collect();
+        let mut object = b"TGpages2".to_vec();
+        object.extend_from_slice(&(body.len() as u64).to_le_bytes());
+        object.extend_from_slice(&body);
+        let digest = *blake3::hash(&object).as_bytes();
+        object.extend_from_slice(&digest);
+        assert!(Page::decode(&object).unwrap_err().to_string().contains("proper form"), "{body:?}");
     }
 }
 

@@ -1,243 +1,169 @@
-//! Cutting a checkpoint: the delta is frozen, merged into the pages it touches, and the new pages and their root are put.
+//! Cutting a checkpoint: the delta is frozen and written as a run, merged with those below it that are not much larger, and then
+//! their root is put.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use base::{Error, ErrorKind, ImageId, Result, Seq, Span, checksum};
-use bytes::Bytes;
-use chain::{Checkpoint, ExtentMap, Ownership, Page, PageRef, Position, RowId, Table, Target, name};
+use base::{Error, ErrorKind, ImageId, Result, Seq};
+use chain::{Checkpoint, ExtentMap, Ownership, Position, Run, Target, name};
+use parking_lot::RwLock;
 
 use crate::collect::{Garbage, Kept};
 use crate::core::Core;
-use crate::layers::unlink;
+use crate::layers::Layers;
+use crate::merge::Merge;
+use crate::pages::{Held, Size};
+use crate::run::{Limits, RunWriter};
+use crate::table::Hidden;
 
-/// The most runs in a page; a fuller one is split.
-const PAGE_RUNS: usize = 1024;
-/// The size at which an object of pages is put.
-const OBJECT: usize = 8 << 20;
+/// The base is merged when it has at most so many times the entries of all above it: then each entry is written at most once more,
+/// and so many others with it. It is what bounds the garbage that no count shows, because what a run hides is only seen when the
+/// two are merged.
+const BASE: u64 = 3;
+
+/// How far down a checkpoint merges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Depth {
+    /// Nothing: a page of the map is damaged, and what has changed must be kept all the same.
+    Flat,
+    /// Runs that are not larger than what is merged above them: each entry is written O(log) times.
+    BySize,
+    /// The same, and the base also when what lies above it covers so many sectors that much of it must be hidden.
+    ByCover,
+    /// Everything.
+    Whole,
+}
+
+impl Depth {
+    /// How many of `runs`, newest first, to merge with what has changed.
+    pub fn reach(self, changed: Size, runs: &[Size]) -> usize {
+        let Some((base, upper)) = runs.split_last() else { return 0 };
+        let above = upper.iter().fold(changed, |sum, run| sum.and(*run));
+        let few = base.entries <= BASE * above.entries;
+        let covered = base.sectors <= BASE * above.sectors;
+        match self {
+            Depth::Flat => 0,
+            Depth::Whole => runs.len(),
+            _ if few || (covered && self == Depth::ByCover) => runs.len(),
+            _ => {
+                let mut sum = changed;
+                let small = |run: &&Size| {
+                    let small = run.entries <= sum.entries;
+                    sum = sum.and(**run);
+                    small
+                };
+                upper.iter().take_while(small).count()
+            }
+        }
+    }
+}
+
+/// What a checkpoint works with.
+pub(crate) struct Place<'a> {
+    pub image: ImageId,
+    pub own: &'a Ownership,
+    pub layers: &'a RwLock<Layers>,
+    pub limits: Limits,
+}
 
 /// A checkpoint about to be made: the image as it was when it was frozen.
 pub(crate) struct Plan {
     delta: Arc<ExtentMap<Target>>,
     root: Checkpoint,
+    depth: Depth,
     /// The checkpoint before it: together they say what is garbage.
     older: Option<Arc<Kept>>,
-}
-
-/// Pages that replace those which began inside a span.
-struct Replacement {
-    covered: Span,
-    pages: Vec<(PageRef, Arc<Page>)>,
 }
 
 /// A checkpoint in the bucket.
 pub(crate) struct Made {
     pub root: Checkpoint,
     pub kept: Kept,
-    pub garbage: Garbage,
-    replacements: Vec<Replacement>,
-    /// What merging displaced: live sectors to take off rows.
-    unlinked: BTreeMap<RowId, u32>,
+    /// What may go now, if that could be found out.
+    pub garbage: Result<Garbage>,
+    /// Whether all runs were merged into one: then every count is exact.
+    pub whole: bool,
+    /// Bytes put for it.
+    pub bytes: u64,
+    /// How many of the newest runs it replaces, by what, and the pages of that which were in use.
+    taken: usize,
+    run: Option<Run>,
+    hot: Held,
+    hidden: Hidden,
 }
 
 impl Plan {
     /// Freezes the delta. Everything in it counts; `position` is the last segment in it.
-    pub fn freeze(core: &Core, position: Position, last_seq: Seq, older: Option<Arc<Kept>>) -> Plan {
-        let mut layers = core.layers.write();
+    pub fn freeze(
+        core: &Core,
+        position: Position,
+        last_seq: Seq,
+        depth: Depth,
+        older: Option<Arc<Kept>>,
+    ) -> Plan {
+        let mut root = Checkpoint::empty(core.id, core.size.load(Ordering::Acquire));
+        (root.position, root.last_seq) = (position, last_seq);
+        root.states = core.durable_states.lock().clone();
+        Plan::of(&mut core.layers.write(), root, depth, older)
+    }
+
+    /// The same, with all of the root but what comes from the layers.
+    pub fn of(layers: &mut Layers, root: Checkpoint, depth: Depth, older: Option<Arc<Kept>>) -> Plan {
         assert!(layers.frozen.is_none(), "one checkpoint at a time");
         let delta = Arc::new(std::mem::take(&mut layers.delta));
         layers.frozen = Some(delta.clone());
-        let root = Checkpoint {
-            image: core.id,
-            position,
-            last_seq,
-            size: core.size.load(std::sync::atomic::Ordering::Acquire),
-            states: core.durable_states.lock().clone(),
-            table: layers.table.clone(),
-            pages: layers.pages.places(),
-        };
-        Plan { delta, root, older }
+        let root = Checkpoint { table: layers.table.rows().clone(), runs: layers.runs.places(), ..root };
+        Plan { delta, root, depth, older }
     }
 
-    /// Puts a frozen delta back below the present one, after a checkpoint that failed.
-    pub fn thaw(core: &Core) {
-        let mut guard = core.layers.write();
-        let layers = &mut *guard;
-        let Some(frozen) = layers.frozen.take() else { return };
-        let newer = std::mem::replace(&mut layers.delta, ExtentMap::clone(&frozen));
-        for (span, target) in newer.iter() {
-            let table = &mut layers.table;
-            layers.delta.insert(span, *target, |cut, old| unlink(table, cut, old));
-        }
-    }
-
-    /// Writes it. Nothing refers to it before the root is put, and the root is put last.
-    pub async fn make(mut self, core: &Core, own: &Ownership) -> Result<Made> {
-        let mut writer = PageWriter::new(own, core.id, self.root.position);
-        let mut replacements = Vec::new();
-        let mut unlinked = BTreeMap::new();
-        let mut at = 0;
-        while let Some((next, _)) = self.delta.next_from(at) {
-            let (covered, page) = load(core, next.start.max(at)).await?;
-            let runs = merge(&page, &self.delta, covered, &mut self.root.table, &mut unlinked);
-            replacements.push(Replacement { covered, pages: writer.pages(covered.start, runs).await? });
-            at = covered.end();
-            if at == u64::MAX {
-                break;
-            }
-        }
-        writer.flush().await?;
-        self.root.pages = new_places(&self.root.pages, &replacements);
-        self.root.table.retain(|_, row| row.live > 0);
-        let key = name::checkpoint(core.id, own.epoch(), self.root.position.number);
-        own.put_object(&key, self.root.encode()).await?;
+    /// Writes it. Nothing refers to it before the root is put, and the root is put last. The layers are as they were.
+    pub async fn make(mut self, place: &Place<'_>) -> Result<Made> {
+        let (own, at) = (place.own, self.root.position);
+        let sizes: Vec<Size> = self.root.runs.iter().map(|run| Size::of(run)).collect();
+        let taken = self.depth.reach(size_of(&self.delta), &sizes);
+        let below = self.root.runs.split_off(taken);
+        let merge = Merge::new(place, &self.root.table, &self.delta, &self.root.runs, below.is_empty());
+        let whole = below.is_empty();
+        let writer = RunWriter::new(own, place.image, at, taken, place.limits);
+        let (written, hidden) = merge.run(writer).await?;
+        hidden.take_off(&mut self.root.table)?;
+        let run: Option<Run> = (!written.pages.is_empty()).then(|| Arc::new(written.pages));
+        self.root.runs = run.iter().cloned().chain(below).collect();
+        let key = name::checkpoint(place.image, own.epoch(), at.number);
+        let root = self.root.encode();
+        let bytes = written.bytes + root.len() as u64;
+        own.put_object(&key, root).await.map_err(cut_twice)?;
         own.check().await?;
         let kept = Kept::of(&self.root);
         let garbage = match &self.older {
-            Some(older) => Garbage::find(&**own.bucket(), core.id, older, &kept).await?,
-            None => Garbage::default(),
+            Some(older) => Garbage::find(&**own.bucket(), place.image, older, &kept).await,
+            None => Ok(Garbage::default()),
         };
-        Ok(Made { root: self.root, kept, garbage, replacements, unlinked })
+        Ok(Made { root: self.root, kept, garbage, whole, bytes, taken, run, hot: written.hot, hidden })
     }
+}
+
+fn size_of(delta: &ExtentMap<Target>) -> Size {
+    let sectors = delta.iter().map(|(span, _)| span.count).sum();
+    Size { entries: delta.len() as u64, sectors, ..Size::default() }
 }
 
 impl Made {
-    /// Makes it the base of the map.
-    pub fn install(&self, core: &Core) {
-        let mut guard = core.layers.write();
-        let layers = &mut *guard;
-        for replacement in &self.replacements {
-            layers.pages.replace(replacement.covered, replacement.pages.clone());
-        }
+    /// Makes it what the delta lies on.
+    pub fn install(&self, layers: &mut Layers, limits: Limits) {
+        layers.runs.replace(self.taken, self.run.as_slice(), &self.hot, limits.pages);
         layers.frozen = None;
-        for (row, sectors) in &self.unlinked {
-            if let Some(row) = layers.table.get_mut(row) {
-                row.live = row.live.saturating_sub(*sectors);
-            }
-        }
-        let root: &Table = &self.root.table;
-        layers.table.retain(|id, row| row.live > 0 || root.contains_key(id));
+        layers.table.merged(&self.hidden);
     }
 }
 
-/// The page that covers `sector`, loaded, and what it covers.
-async fn load(core: &Core, sector: u64) -> Result<(Span, Arc<Page>)> {
-    loop {
-        let place = {
-            let layers = core.layers.read();
-            let (start, end, slot) = layers.pages.find(sector);
-            match (layers.pages.page(start), slot.place) {
-                (Some(page), _) => return Ok((Span::new(start, end - start), page)),
-                (None, Some(place)) => place,
-                (None, None) => return Err(Error::internal("a map page is neither loaded nor stored")),
-            }
-        };
-        core.load_page(place).await?;
+/// A name of a checkpoint is taken by other bytes, which only this owner can have put.
+pub(crate) fn cut_twice(e: Error) -> Error {
+    match e.kind() {
+        ErrorKind::Corrupt => Error::internal(format!("a checkpoint was cut twice at one place: {e}")),
+        _ => e,
     }
 }
 
-fn merge(
-    page: &Page,
-    delta: &ExtentMap<Target>,
-    covered: Span,
-    table: &mut Table,
-    unlinked: &mut BTreeMap<RowId, u32>,
-) -> Vec<(Span, Target)> {
-    let mut map = ExtentMap::new();
-    for (span, target) in &page.runs {
-        map.insert(*span, *target, |_, _| ());
-    }
-    for (span, target) in delta.overlapping(covered) {
-        let displaced = |cut: Span, old: Target| {
-            unlink(table, cut, old);
-            if let Target::Frame { row, .. } = old {
-                *unlinked.entry(row).or_default() += cut.count as u32;
-            }
-        };
-        match target {
-            Target::Hole => map.remove(span, displaced),
-            target => map.insert(span, target, displaced),
-        }
-    }
-    page_runs(&map)
-}
-
-/// The runs as page entries: a run of zeroes can be longer than an entry can say.
-pub(crate) fn page_runs(map: &ExtentMap<Target>) -> Vec<(Span, Target)> {
-    let mut runs = Vec::with_capacity(map.len());
-    for (span, target) in map.iter() {
-        let mut left = span;
-        while !left.is_empty() {
-            let part = Span::new(left.start, left.count.min(u64::from(u32::MAX)));
-            runs.push((part, *target));
-            left = Span::new(part.end(), left.count - part.count);
-        }
-    }
-    runs
-}
-
-fn new_places(old: &[PageRef], replacements: &[Replacement]) -> Vec<PageRef> {
-    let mut places: BTreeMap<u64, PageRef> = old.iter().map(|p| (p.start, *p)).collect();
-    for r in replacements {
-        places.retain(|start, _| !(r.covered.start..r.covered.end()).contains(start));
-        places.extend(r.pages.iter().map(|(place, _)| (place.start, *place)));
-    }
-    places.into_values().collect()
-}
-
-/// Collects encoded pages into objects.
-pub(crate) struct PageWriter<'a> {
-    own: &'a Ownership,
-    image: ImageId,
-    place: Position,
-    part: u32,
-    object: Vec<u8>,
-}
-
-impl<'a> PageWriter<'a> {
-    pub fn new(own: &'a Ownership, image: ImageId, place: Position) -> PageWriter<'a> {
-        PageWriter { own, image, place, part: 0, object: Vec::new() }
-    }
-
-    pub async fn pages(
-        &mut self,
-        start: u64,
-        runs: Vec<(Span, Target)>,
-    ) -> Result<Vec<(PageRef, Arc<Page>)>> {
-        let mut pages = Vec::new();
-        for (i, chunk) in runs.chunks(PAGE_RUNS * 3 / 4).enumerate() {
-            let first = if i == 0 { start } else { chunk[0].0.start };
-            let page = Page { runs: chunk.to_vec() };
-            let bytes = page.encode();
-            let place = PageRef {
-                start: first,
-                number: self.place.number,
-                epoch: self.own.epoch(),
-                part: self.part,
-                offset: self.object.len() as u32,
-                len: bytes.len() as u32,
-                crc64: checksum::crc64(&bytes),
-            };
-            self.object.extend_from_slice(&bytes);
-            pages.push((place, Arc::new(page)));
-            if self.object.len() >= OBJECT {
-                self.flush().await?;
-            }
-            tokio::task::yield_now().await;
-        }
-        Ok(pages)
-    }
-
-    pub async fn flush(&mut self) -> Result<()> {
-        if self.object.is_empty() {
-            return Ok(());
-        }
-        let key = name::pages(self.image, self.own.epoch(), self.place.number, self.part);
-        let body = Bytes::from(std::mem::take(&mut self.object));
-        self.part += 1;
-        self.own.put_object(&key, body).await.map_err(|e| match e.kind() {
-            ErrorKind::Corrupt => Error::internal(format!("a checkpoint was cut twice at one place: {e}")),
-            _ => e,
-        })
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -30,7 +30,7 @@ impl Kept {
         Kept {
             number: root.position.number,
             segments: own.map(|row| (row.epoch, row.number)).collect(),
-            pages: root.pages.iter().map(|p| (p.number, p.epoch, p.part)).collect(),
+            pages: root.runs.iter().flat_map(|run| run.iter()).map(|p| (p.number, p.epoch, p.part)).collect(),
         }
     }
 }

@@ -38,6 +38,9 @@ pub enum Mapping {
     Hole,
 }
 
+/// Sectors whose provisioning is looked up at a time.
+const MAPPING_STEP: u64 = 256 << 11;
+
 /// Where the write order is made.
 pub(crate) struct Front {
     pub next: Seq,
@@ -478,17 +481,23 @@ impl Image {
         let span = Span::new(start, most.min(self.sectors().saturating_sub(start)));
         self.core.check_span(span)?;
         let mut found: Option<(Mapping, u64)> = None;
-        for (run, source) in self.core.resolve(span).await? {
-            let kind = match source {
-                Source::Hole => Mapping::Hole,
-                Source::Zero => Mapping::Zero,
-                Source::Record { .. } | Source::Spooled { .. } | Source::Stored { .. } => Mapping::Data,
-            };
-            match &mut found {
-                None => found = Some((kind, run.count)),
-                Some((same, count)) if *same == kind => *count += run.count,
-                Some(_) => break,
+        let mut at = span.start;
+        while at < span.end() {
+            // In steps: the map of a large span may be more than should be loaded at a time.
+            let step = Span::new(at, MAPPING_STEP.min(span.end() - at));
+            for (run, source) in self.core.resolve(step).await? {
+                let kind = match source {
+                    Source::Hole => Mapping::Hole,
+                    Source::Zero => Mapping::Zero,
+                    Source::Record { .. } | Source::Spooled { .. } | Source::Stored { .. } => Mapping::Data,
+                };
+                match &mut found {
+                    None => found = Some((kind, run.count)),
+                    Some((same, count)) if *same == kind => *count += run.count,
+                    Some(done) => return Ok(*done),
+                }
             }
+            at = step.end();
         }
         Ok(found.unwrap_or((Mapping::Hole, span.count)))
     }

@@ -13,12 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq};
-use chain::{HeaderDraft, Kind, Ownership, Position, Sealed, SegmentDraft};
+use chain::{HeaderDraft, Kind, Ownership, Position, RowId, Sealed, SegmentDraft};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::budget::Budget;
 use crate::checkpoint::Made;
 use crate::collect::Collector;
 use crate::compact::{Compactor, Copies};
@@ -29,6 +30,7 @@ use crate::env::Severity;
 use crate::gather::gather;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::status::Condition;
+use upkeep::Attempt;
 
 /// What a handle asks of the loop.
 pub(crate) enum Request {
@@ -46,6 +48,8 @@ struct Waiter {
 }
 
 type PutDone = (Number, Result<()>);
+/// The segments that were to be emptied, and what of them was copied.
+type Copied = (Vec<RowId>, Result<Box<Copies>>);
 
 /// See the module.
 pub(crate) struct Destager {
@@ -69,7 +73,12 @@ pub(crate) struct Destager {
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     compactor: Compactor,
-    copying: Option<BoxFuture<'static, Result<Copies>>>,
+    copying: Option<BoxFuture<'static, Copied>>,
+    budget: Budget,
+    /// The newest attempt at a checkpoint.
+    attempt: Option<Attempt>,
+    /// A page of the map could not be read: checkpoints merge nothing.
+    damaged_map: bool,
     compact_after: Instant,
     pub next_check: Instant,
     pub checkpoint_after: Instant,
@@ -86,7 +95,7 @@ enum Action {
     Put(PutDone),
     Checked(Number, Result<()>),
     Checkpointed(Result<Box<Made>>),
-    Copied(Result<Copies>),
+    Copied(Vec<RowId>, Result<Box<Copies>>),
     Look,
 }
 
@@ -100,6 +109,8 @@ pub(crate) struct Start {
     pub inherited: VecDeque<Arc<SpooledSegment>>,
     pub since_checkpoint: usize,
     pub collector: Collector,
+    pub compactor: Compactor,
+    pub budget: Budget,
 }
 
 impl Destager {
@@ -122,8 +133,11 @@ impl Destager {
             puts: FuturesUnordered::new(),
             check: None,
             checkpoint: None,
-            compactor: Compactor::default(),
+            compactor: start.compactor,
             copying: None,
+            budget: start.budget,
+            attempt: None,
+            damaged_map: false,
             compact_after: now,
             courtesy: Courtesy::new(now),
             spool_after: now,
@@ -169,7 +183,7 @@ impl Destager {
             Some((covers, result)) = maybe(&mut self.check) => Action::Checked(covers, result),
             Some(done) = self.puts.next(), if !self.puts.is_empty() => Action::Put(done),
             Some(made) = maybe(&mut self.checkpoint) => Action::Checkpointed(made),
-            Some(copied) = maybe(&mut self.copying) => Action::Copied(copied),
+            Some((victims, copied)) = maybe(&mut self.copying) => Action::Copied(victims, copied),
             () = core.wake.notified() => Action::Look,
             () = tokio::time::sleep_until(deadline) => Action::Look,
         }
@@ -194,9 +208,9 @@ impl Destager {
                 self.checkpoint = None;
                 self.checkpointed(made)?;
             }
-            Action::Copied(copied) => {
+            Action::Copied(victims, copied) => {
                 self.copying = None;
-                self.copied(copied);
+                self.copied(victims, copied);
             }
             Action::Look => {}
         }
@@ -589,6 +603,7 @@ impl Destager {
             self.durable_seq = self.durable_seq.max(out.header.last_seq);
             self.release(self.durable_seq);
             self.since_checkpoint += 1;
+            self.budget.written(out.size);
             if let Body::Spooled(segment) = &out.body {
                 self.core.env.spool.remove(segment.image, &segment.name).await?;
             }
@@ -607,8 +622,8 @@ impl Destager {
     }
 
     async fn map(&mut self, out: &Outgoing) -> Result<()> {
-        self.core.load_for(&out.header).await?;
-        self.core.layers.write().apply(&out.header);
+        let standing = self.core.standing(&out.header).await?;
+        self.core.layers.write().apply(&out.header, &standing);
         let mut states = self.core.durable_states.lock();
         for change in &out.header.states {
             match &change.value {

@@ -6,6 +6,7 @@ use bucket::Bucket;
 use local::{Cache, Journal, Spool};
 
 use crate::dirty::DirtyMemory;
+use crate::run::Limits;
 
 /// What an image stands on: the seams, its bucket, and the parts of one cache disk that it shares with others.
 #[derive(Clone)]
@@ -51,10 +52,13 @@ pub struct Options {
     pub spool_limit: ByteSize,
     /// The longest a write waits to be admitted.
     pub admit_within: Duration,
-    /// A checkpoint is cut when this many runs were mapped since the last one.
+    /// A checkpoint is due when this many runs were mapped since the last one.
     pub checkpoint_runs: usize,
-    /// Or when this many segments were.
+    /// Or when this many segments were. It waits until a tenth of what was written pays for it, but no longer than
+    /// [`Options::PATIENCE`] times as much.
     pub checkpoint_segments: usize,
+    /// The most entries of a map page.
+    pub page_entries: usize,
     /// Loaded map pages kept.
     pub pages: usize,
     /// How long a segment that nothing points at is kept.
@@ -63,6 +67,16 @@ pub struct Options {
     pub garbage: f64,
     /// So much more may be dead in any case.
     pub garbage_slack: ByteSize,
+}
+
+impl Options {
+    /// How many times what makes a checkpoint due is mapped at most before one is cut, whatever it costs: opening replays no more.
+    pub const PATIENCE: usize = 4;
+
+    /// The limits of map pages.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits { entries: self.page_entries.max(4), pages: self.pages }
+    }
 }
 
 impl Default for Options {
@@ -77,6 +91,7 @@ impl Default for Options {
             admit_within: Duration::from_secs(8),
             checkpoint_runs: 200_000,
             checkpoint_segments: 256,
+            page_entries: 1024,
             pages: 1024,
             grace: Duration::from_secs(600),
             garbage: 0.5,

@@ -17,12 +17,15 @@ use crate::core::Core;
 use crate::dirty::{DirtyRecord, SpooledSegment, slice_parts};
 use crate::env::Severity;
 use crate::gather::payload;
-use crate::layers::{Source, StoredFrame, push_frame, push_zeroes};
+use crate::layers::{Layers, Source, Standing, StoredFrame, push_frame, push_zeroes};
+use crate::pages::{Held, Missing};
 
 /// The most bytes of neighbouring frames that one get brings.
 const RUN_BYTES: u64 = 2 << 20;
 /// Gets at a time for one read.
 const GETS: usize = 8;
+/// Extents that the map is asked about at a time.
+pub(crate) const AT_A_TIME: usize = 64;
 /// How often a read starts over because what it found was moved meanwhile.
 const TRIES: usize = 5;
 
@@ -48,7 +51,7 @@ impl Core {
         if let Err(e) = self.usable().and_then(|()| self.check_span(span)) {
             return Some(Err(e));
         }
-        let pieces = self.layers.read().resolve(span).ok()?;
+        let pieces = self.layers.read().resolve(span, &Held::new()).ok()?;
         let mut out = Vec::with_capacity(pieces.len());
         for (run, source) in pieces {
             match source {
@@ -83,31 +86,52 @@ impl Core {
 
     /// Where every sector of `span` is; loads map pages as needed.
     pub async fn resolve(&self, span: Span) -> Result<Vec<(Span, Source)>> {
+        self.ask(|layers, held| layers.resolve(span, held)).await
+    }
+
+    /// Asks the layers something, and loads the pages that the answer needs.
+    pub async fn ask<T>(&self, ask: impl Fn(&Layers, &Held) -> Result<T, Missing>) -> Result<T> {
+        let mut held = Held::new();
         loop {
-            let missing = match self.layers.read().resolve(span) {
-                Ok(pieces) => return Ok(pieces),
-                Err(place) => place,
+            let missing = match ask(&self.layers.read(), &held) {
+                Ok(answer) => return Ok(answer),
+                Err(missing) => missing,
             };
-            self.load_page(missing).await?;
+            // Those of all runs at a time: otherwise a look through many would take as many round trips.
+            let load = stream::iter(missing).map(|place| async move { (place, self.load(place).await) });
+            let mut failure = None;
+            let before = held.len();
+            for (place, page) in load.buffer_unordered(GETS).collect::<Vec<_>>().await {
+                match page {
+                    Ok(page) => drop(held.insert(place, page)),
+                    Err(e) => failure = Some(e),
+                }
+            }
+            // What the pages that did come hide of the one that did not is not needed.
+            if let Some(e) = failure.filter(|_| held.len() == before) {
+                return Err(e);
+            }
         }
     }
 
-    /// Brings a page of the map into memory.
-    pub async fn load_page(&self, place: PageRef) -> Result<Arc<Page>> {
+    async fn load(&self, place: PageRef) -> Result<Arc<Page>> {
         let page = Arc::new(self.fetch_page(place).await?);
-        self.layers.write().pages.install(place, page.clone(), self.env.options.pages);
+        self.layers.write().runs.install(place, page.clone(), self.env.options.pages);
         Ok(page)
     }
 
-    /// Loads the pages by which a segment's copies are judged.
-    pub async fn load_for(&self, header: &chain::Header) -> Result<()> {
-        loop {
-            let missing = self.layers.read().missing_for(header);
-            match missing {
-                Some(place) => drop(self.load_page(place).await?),
-                None => return Ok(()),
-            }
+    /// Which copies in a segment count, as the map is now.
+    pub async fn standing(&self, header: &chain::Header) -> Result<Standing> {
+        let mut standing = Standing::default();
+        for extents in header.extents.chunks(AT_A_TIME) {
+            let found = self.ask(|layers, held| {
+                let mut missing = Missing::new();
+                let found = layers.standing(header.image, extents, held, &mut missing);
+                if missing.is_empty() { Ok(found) } else { Err(missing) }
+            });
+            standing.0.extend(found.await?);
         }
+        Ok(standing)
     }
 
     async fn fetch_page(&self, place: PageRef) -> Result<Page> {
@@ -363,20 +387,36 @@ impl Claims<'_> {
 
 /// Fetches a page of a map. `Corrupt`, naming object and offset, if a second get gives no better bytes either.
 pub(crate) async fn fetch_page(bucket: &dyn Bucket, image: ImageId, place: PageRef) -> Result<Page> {
-    let key = name::pages(image, place.epoch, place.number, place.part);
-    let range = u64::from(place.offset)..u64::from(place.offset) + u64::from(place.len);
-    let read = || async {
-        let bytes = bucket.get(&key, Some(range.clone())).await?;
-        if checksum::crc64(&bytes) != place.crc64 {
-            return Err(Error::corrupt("a map page's CRC-64 does not match its bytes"));
-        }
-        Page::decode(&bytes)
-    };
-    let page = match read().await {
-        Err(e) if e.kind() == ErrorKind::Corrupt => read().await,
+    let page = match fetch_pages(bucket, image, &[place]).await {
+        Err(e) if e.kind() == ErrorKind::Corrupt => fetch_pages(bucket, image, &[place]).await,
         other => other,
     };
-    page.map_err(|e| e.within(format!("{key} at offset {}", place.offset)))
+    page?.pop().ok_or_else(|| Error::internal("no page came back for the one asked for"))
+}
+
+/// Fetches pages that lie one behind the other in one object, in one get.
+pub(crate) async fn fetch_pages(
+    bucket: &dyn Bucket,
+    image: ImageId,
+    places: &[PageRef],
+) -> Result<Vec<Page>> {
+    let (Some(first), Some(last)) = (places.first(), places.last()) else { return Ok(Vec::new()) };
+    let key = name::pages(image, first.epoch, first.number, first.part);
+    let range = u64::from(first.offset)..u64::from(last.offset) + u64::from(last.len);
+    let bytes = bucket.get(&key, Some(range)).await.map_err(|e| match e.kind() {
+        ErrorKind::Invalid => Error::caused(ErrorKind::Corrupt, format!("{key} is too short"), e),
+        _ => e.within(format!("{key} at offset {}", first.offset)),
+    })?;
+    let page = |place: &PageRef| {
+        let from = ((place.offset - first.offset) as usize).min(bytes.len());
+        let stored = bytes.slice(from..(from + place.len as usize).min(bytes.len()));
+        let page = match checksum::crc64(&stored) == place.crc64 {
+            true => Page::decode(&stored),
+            false => Err(Error::corrupt("a map page's CRC-64 does not match its bytes")),
+        };
+        page.map_err(|e| e.within(format!("{key} at offset {}", place.offset)))
+    };
+    places.iter().map(page).collect()
 }
 
 impl Drop for Claims<'_> {

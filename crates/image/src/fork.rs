@@ -5,19 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq};
 use bucket::Bucket;
 use chain::{
-    Checkpoint, Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Ownership, Pin, Position,
+    Checkpoint, Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Ownership, Pin, Position, Row,
     SegmentDraft, name,
 };
 use local::Spool;
 
-use crate::checkpoint::{PageWriter, page_runs};
 use crate::dirty::SpooledSegment;
 use crate::env::Env;
 use crate::fetch::fetch_page;
-use crate::layers::Layers;
+use crate::layers::{Layers, Standing};
 use crate::outgoing::{read_spooled, reseal};
-use crate::pages::PageIndex;
+use crate::pages::{Held, Missing, Runs};
 use crate::park::Run;
+use crate::run::RunWriter;
+use crate::table::SegmentTable;
 
 /// One abandoned tail of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,17 +165,25 @@ impl Opening<'_> {
         self.own.put_fence(&fence).await?;
         self.head = fence.header.position;
         let (layers, states) = self.pinned(pin).await?;
-        let mut writer = PageWriter::new(&self.own, self.clone, self.head);
-        let pages = writer.pages(0, page_runs(&layers.delta)).await?;
-        writer.flush().await?;
+        let mut writer = RunWriter::new(&self.own, self.clone, self.head, 0, self.env.options.limits());
+        for (span, target) in layers.delta.iter() {
+            writer.push(span, *target, false).await?;
+        }
+        let pages = writer.finish().await?.pages;
         let root = Checkpoint {
             image: self.clone,
             position: self.head,
             last_seq: pin.last_seq,
             size: pin.size,
             states,
-            table: layers.table,
-            pages: pages.into_iter().map(|(place, _)| place).collect(),
+            table: layers
+                .table
+                .rows()
+                .iter()
+                .filter(|(_, row)| row.live > 0)
+                .map(|(id, row)| (*id, *row))
+                .collect(),
+            runs: (!pages.is_empty()).then(|| pages.into()).into_iter().collect(),
         };
         let key = name::checkpoint(self.clone, self.own.epoch(), self.head.number);
         self.own.put_object(&key, root.encode()).await
@@ -183,15 +192,20 @@ impl Opening<'_> {
     /// The whole map and the states that the pin names, as the parent had them.
     async fn pinned(&self, pin: &Pin) -> Result<(Layers, BTreeMap<String, bytes::Bytes>)> {
         let bucket = &*self.env.bucket;
-        let mut layers = Layers::new(PageIndex::new(&[]), pin.root.table.clone());
-        for place in &pin.root.pages {
-            for (span, target) in fetch_page(bucket, self.parent.image, *place).await?.runs {
-                layers.delta.insert(span, target, |_, _| ());
+        let rows = pin.root.table.iter().map(|(id, row)| (*id, Row { live: 0, ..*row })).collect();
+        let table = SegmentTable::new(self.parent.image, rows);
+        let mut layers = Layers::new(Runs::new(&[]), table);
+        for place in pin.root.runs.iter().rev().flat_map(|run| run.iter()) {
+            for (span, target) in fetch_page(bucket, self.parent.image, *place).await?.entries {
+                layers.map(span, target);
             }
         }
         let mut states = pin.root.states.clone();
         for header in pin.headers(bucket).await? {
-            layers.map_segment(&header);
+            // All of the map is in the delta: there is no page to be missed.
+            let none = &mut Missing::new();
+            let standing = layers.standing(header.image, &header.extents, &Held::new(), none);
+            layers.map_segment(&header, &Standing(standing));
             for change in header.states {
                 match change.value {
                     Some(value) => states.insert(change.name, value),
@@ -203,7 +217,6 @@ impl Opening<'_> {
         let holes: Vec<_> =
             layers.delta.iter().filter(|(_, t)| matches!(t, chain::Target::Hole)).map(|(s, _)| s).collect();
         holes.into_iter().for_each(|span| layers.delta.remove(span, |_, _| ()));
-        layers.table.retain(|_, row| row.live > 0);
         Ok((layers, states))
     }
 

@@ -1,13 +1,14 @@
-//! The map of an image, newest layer first: dirty records, counted segments since the last checkpoint, its pages.
+//! The map of an image, newest layer first: dirty records, counted segments since the last checkpoint, its runs.
 
 use std::sync::Arc;
 
 use base::{Epoch, ImageId, Number, SECTOR, Seq, Span};
 use bytes::Bytes;
-use chain::{ExtentKind, ExtentMap, Frame, Header, PageRef, Piece, Row, RowId, Table, Target};
+use chain::{Extent, ExtentKind, ExtentMap, Frame, Header, Piece, Row, Target};
 
 use crate::dirty::{DirtyAt, DirtyPiece, DirtyRecord, SpooledSegment, slice_parts};
-use crate::pages::PageIndex;
+use crate::pages::{Held, Missing, Runs};
+use crate::table::SegmentTable;
 
 /// A frame in the bucket, with all that is needed to fetch and check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,59 +36,53 @@ pub(crate) enum Source {
 pub(crate) struct Layers {
     pub dirty: ExtentMap<DirtyPiece>,
     pub delta: ExtentMap<Target>,
-    /// The delta that a checkpoint in the making is merging into the pages.
+    /// The delta that a checkpoint in the making is writing as a run.
     pub frozen: Option<Arc<ExtentMap<Target>>>,
-    pub pages: PageIndex,
-    pub table: Table,
-    next_row: RowId,
+    pub runs: Runs,
+    pub table: SegmentTable,
+}
+
+/// The runs of the copies in a segment which the map still had at their source, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Standing(pub Vec<Span>);
+
+impl Standing {
+    /// Those of one copy.
+    fn of(&self, copy: Span) -> &[Span] {
+        let first = self.0.partition_point(|run| run.start < copy.start);
+        let count = self.0[first..].partition_point(|run| run.start < copy.end());
+        &self.0[first..first + count]
+    }
 }
 
 impl Layers {
-    pub fn new(pages: PageIndex, table: Table) -> Layers {
-        let next_row = table.last_key_value().map_or(0, |(id, _)| id + 1);
-        Layers { dirty: ExtentMap::new(), delta: ExtentMap::new(), frozen: None, pages, table, next_row }
+    pub fn new(runs: Runs, table: SegmentTable) -> Layers {
+        Layers { dirty: ExtentMap::new(), delta: ExtentMap::new(), frozen: None, runs, table }
     }
 
-    /// Where every sector of `span` is, in order. `Err` names a page that must be loaded first.
-    pub fn resolve(&self, span: Span) -> Result<Vec<(Span, Source)>, PageRef> {
+    /// Where every sector of `span` is, in order; or the pages that must be held first.
+    pub fn resolve(&self, span: Span, held: &Held) -> Result<Vec<(Span, Source)>, Missing> {
         let mut found = Vec::new();
-        let mut missing = None;
+        let mut missing = Missing::new();
         self.dirty.walk(span, |part, piece| match piece {
             Some(piece) => found.push((part, dirty_source(piece.at))),
-            None => {
-                if missing.is_none()
-                    && let Err(place) = self.clean(part, &mut |run, target| {
-                        found.push((run, self.clean_source(target)));
-                    })
-                {
-                    missing = Some(place);
-                }
-            }
+            None => self.clean(part, held, &mut missing, &mut |run, target| {
+                found.push((run, self.clean_source(target)));
+            }),
         });
-        missing.map_or(Ok(found), Err)
+        if missing.is_empty() { Ok(found) } else { Err(missing) }
     }
 
-    /// What the layers below the dirty one say of `span`.
-    pub fn clean(&self, span: Span, visit: &mut impl FnMut(Span, Target)) -> Result<(), PageRef> {
-        let mut missing = None;
+    /// What the layers below the dirty one say of `span`. Without a page that is put into `missing` it is of no use.
+    pub fn clean(&self, span: Span, held: &Held, missing: &mut Missing, visit: &mut dyn FnMut(Span, Target)) {
         self.delta.walk(span, |part, target| match (target, &self.frozen) {
             (Some(target), _) => visit(part, target),
             (None, Some(frozen)) => frozen.walk(part, |part, target| match target {
                 Some(target) => visit(part, target),
-                None => self.paged(part, visit, &mut missing),
+                None => self.runs.walk(part, held, missing, visit),
             }),
-            (None, None) => self.paged(part, visit, &mut missing),
+            (None, None) => self.runs.walk(part, held, missing, visit),
         });
-        missing.map_or(Ok(()), Err)
-    }
-
-    fn paged(&self, span: Span, visit: &mut impl FnMut(Span, Target), missing: &mut Option<PageRef>) {
-        if missing.is_none()
-            && let Err(place) =
-                self.pages.walk(span, |part, target| visit(part, target.unwrap_or(Target::Hole)))
-        {
-            *missing = Some(place);
-        }
     }
 
     fn clean_source(&self, target: Target) -> Source {
@@ -95,7 +90,7 @@ impl Layers {
             Target::Hole => Source::Hole,
             Target::Zero => Source::Zero,
             Target::Frame { row, index, offset, frame, skip } => {
-                let row = &self.table[&row];
+                let row = &self.table.rows()[&row];
                 let frame = StoredFrame {
                     origin: row.origin,
                     epoch: row.epoch,
@@ -117,8 +112,8 @@ impl Layers {
     }
 
     /// Takes a counted segment into the delta and out of the dirty layer, in one step for readers.
-    pub fn apply(&mut self, header: &Header) {
-        self.map_segment(header);
+    pub fn apply(&mut self, header: &Header, standing: &Standing) {
+        self.map_segment(header, standing);
         for extent in &header.extents {
             if !matches!(extent.kind, ExtentKind::Moved { .. }) {
                 remove_up_to(&mut self.dirty, extent.span, header.last_seq);
@@ -126,9 +121,18 @@ impl Layers {
         }
     }
 
-    /// Takes a segment into the delta: its row, its extents, and what they displace.
-    pub fn map_segment(&mut self, header: &Header) {
-        let row = self.next_row;
+    /// Takes a segment into the delta: its row, its extents, and what they displace. Of its copies, what is still standing.
+    pub fn map_segment(&mut self, header: &Header, standing: &Standing) {
+        let sectors = header.extents.iter().map(|e| match e.kind {
+            ExtentKind::Data(_) | ExtentKind::Moved { .. } => e.span.count as u32,
+            ExtentKind::Zero | ExtentKind::Hole => 0,
+        });
+        let sectors: u32 = sectors.sum();
+        let (epoch, number) = (header.position.epoch, header.position.number);
+        let row = match sectors {
+            0 => 0, // no extent will name it
+            _ => self.table.insert(Row { origin: header.image, epoch, number, sectors, live: 0 }),
+        };
         let offsets = header.offsets();
         let target = |at: chain::Placement| Target::Frame {
             row,
@@ -137,60 +141,59 @@ impl Layers {
             frame: header.frames[at.frame as usize],
             skip: at.skip,
         };
-        let sectors = header.extents.iter().map(|e| match e.kind {
-            ExtentKind::Data(_) | ExtentKind::Moved { .. } => e.span.count as u32,
-            ExtentKind::Zero | ExtentKind::Hole => 0,
-        });
-        let sectors: u32 = sectors.sum();
-        if sectors > 0 {
-            self.next_row += 1;
-            let (epoch, number) = (header.position.epoch, header.position.number);
-            self.table.insert(row, Row { origin: header.image, epoch, number, sectors, live: 0 });
-        }
         for extent in &header.extents {
             match extent.kind {
                 ExtentKind::Data(at) => self.map(extent.span, target(at)),
                 ExtentKind::Zero => self.map(extent.span, Target::Zero),
                 ExtentKind::Hole => self.map(extent.span, Target::Hole),
-                ExtentKind::Moved { at, from } => {
-                    self.map_moved(extent.span, target(at), (header.image, from.0, from.1));
+                ExtentKind::Moved { at, .. } => {
+                    for run in standing.of(extent.span) {
+                        self.map(*run, target(at).advance(run.start - extent.span.start));
+                    }
                 }
             }
         }
     }
 
-    fn map(&mut self, span: Span, target: Target) {
+    /// Maps `span` in the delta.
+    pub fn map(&mut self, span: Span, target: Target) {
         let table = &mut self.table;
-        if let Target::Frame { row, .. } = target
-            && let Some(row) = table.get_mut(&row)
-        {
-            row.live += span.count as u32;
-        }
-        self.delta.insert(span, target, |cut, old| unlink(table, cut, old));
+        table.link(span, target);
+        self.delta.insert(span, target, |cut, old| table.unlink(cut, old));
     }
 
-    /// The first page that must be loaded before this segment can be mapped: copies are judged by the map.
-    pub fn missing_for(&self, header: &Header) -> Option<PageRef> {
-        let moved = header.extents.iter().filter(|e| matches!(e.kind, ExtentKind::Moved { .. }));
-        moved.map(|e| self.clean(e.span, &mut |_, _| ())).find_map(Result::err)
+    /// Takes back the delta that was frozen, below what has come since.
+    pub fn thaw(&mut self) {
+        let Some(frozen) = self.frozen.take() else { return };
+        let newer = std::mem::replace(&mut self.delta, Arc::unwrap_or_clone(frozen));
+        for (span, target) in newer.iter() {
+            let table = &mut self.table;
+            self.delta.insert(span, *target, |cut, old| table.unlink(cut, old));
+        }
     }
 
-    /// A copy counts only where the map still points at what was copied.
-    fn map_moved(&mut self, span: Span, target: Target, from: (ImageId, Epoch, Number)) {
-        let mut still = Vec::new();
-        let table = &self.table;
-        let mut visit = |run: Span, old: Target| {
-            if let Target::Frame { row, .. } = old
-                && table.get(&row).is_some_and(|r| (r.origin, r.epoch, r.number) == from)
-            {
-                still.push(run);
-            }
-        };
-        let loaded = self.clean(span, &mut visit);
-        assert!(loaded.is_ok(), "missing_for is asked before a segment is mapped");
-        for run in still {
-            self.map(run, target.advance(run.start - span.start));
+    /// Which of these extents of a segment are copies that count: where the map still points at what was copied. The extents of a
+    /// segment do not overlap, so that one decides nothing about another.
+    pub fn standing(
+        &self,
+        image: ImageId,
+        extents: &[Extent],
+        held: &Held,
+        missing: &mut Missing,
+    ) -> Vec<Span> {
+        let mut standing = Vec::new();
+        for extent in extents {
+            let ExtentKind::Moved { from, .. } = extent.kind else { continue };
+            self.clean(extent.span, held, missing, &mut |run, old| {
+                if let Target::Frame { row, .. } = old
+                    && let Some(row) = self.table.get(row)
+                    && (row.origin, row.epoch, row.number) == (image, from.0, from.1)
+                {
+                    standing.push(run);
+                }
+            });
         }
+        standing
     }
 
     /// Points the dirty runs of a segment that went to the local disk there.
@@ -225,15 +228,6 @@ impl Layers {
             };
             self.dirty.insert(extent.span, DirtyPiece { seq: segment.header.last_seq, at }, |_, _| ());
         }
-    }
-}
-
-/// Takes what a displaced run held off its segment's live count.
-pub(crate) fn unlink(table: &mut Table, span: Span, old: Target) {
-    if let Target::Frame { row, .. } = old
-        && let Some(row) = table.get_mut(&row)
-    {
-        row.live = row.live.saturating_sub(span.count as u32);
     }
 }
 

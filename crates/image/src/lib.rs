@@ -4,6 +4,7 @@
 //! One loop per image ([`destage`]) owns the chain; connection threads read and append around it through [`layers`].
 
 mod admission;
+mod budget;
 mod checkpoint;
 mod collect;
 mod compact;
@@ -17,12 +18,15 @@ mod fork;
 mod gather;
 mod layers;
 mod lock;
+mod merge;
 mod open;
 mod outgoing;
 mod pages;
 mod park;
 mod readahead;
+mod run;
 mod status;
+mod table;
 
 pub use crate::core::{Image, Mapping};
 pub use admission::Admission;

@@ -19,7 +19,9 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::admission::Pacer;
+use crate::budget::Budget;
 use crate::collect::Collector;
+use crate::compact::Compactor;
 use crate::core::{Backlog, Core, Front, Image, SIZE_STATE};
 use crate::destage::{Destager, Start};
 use crate::dirty::{DirtyRecord, SpooledSegment, join};
@@ -27,9 +29,10 @@ use crate::env::{Env, Event, Severity};
 use crate::fork::epoch_of;
 use crate::layers::Layers;
 use crate::outgoing::read_spooled;
-use crate::pages::PageIndex;
+use crate::pages::Runs;
 use crate::park::park;
 use crate::status::{Condition, Progress};
+use crate::table::SegmentTable;
 
 /// What to open and with what.
 #[derive(Debug)]
@@ -106,8 +109,10 @@ impl Image {
             last_seq,
             sealed_seq: last_seq,
             requests,
-            collector: Collector::new(&loaded.checkpoint),
             since_checkpoint: loaded.chain.members.len(),
+            collector: Collector::new(&loaded.checkpoint),
+            compactor: Compactor::new(image, &loaded.checkpoint.table),
+            budget: Budget::new(loaded.chain.members.iter().map(|h| h.object_len()).sum()),
             inherited: local.inherited.clone(),
             own,
         };
@@ -284,7 +289,8 @@ fn core(
     last: Seq,
 ) -> (Arc<Core>, mpsc::UnboundedReceiver<crate::destage::Request>) {
     let (requests, receiver) = mpsc::unbounded_channel();
-    let layers = Layers::new(PageIndex::new(&loaded.checkpoint.pages), loaded.checkpoint.table.clone());
+    let table = SegmentTable::new(loaded.record.image, loaded.checkpoint.table.clone());
+    let layers = Layers::new(Runs::new(&loaded.checkpoint.runs), table);
     let states = loaded.checkpoint.states.clone();
     let core = Core {
         id: loaded.record.image,
@@ -317,8 +323,8 @@ fn core(
 /// Brings the map from the checkpoint to the head of the chain.
 async fn replay(core: &Core, loaded: &Loaded) -> Result<()> {
     for header in &loaded.chain.members {
-        core.load_for(header).await?;
-        core.layers.write().map_segment(header);
+        let standing = core.standing(header).await?;
+        core.layers.write().map_segment(header, &standing);
         core.size.store(header.size, std::sync::atomic::Ordering::Release);
         let mut states = core.states.lock();
         for change in &header.states {

@@ -41,7 +41,7 @@ pub struct Status {
     pub checkpoint: Number,
     /// Segments the map points at.
     pub segments: usize,
-    /// Sectors of data in them, and how many of these are still pointed at.
+    /// Sectors of data in them, and how many of these the map refers to, at the most.
     pub sectors: (u64, u64),
     /// Why uploads do not go on, if they do not, and since when.
     pub trouble: Option<(UnixMillis, String)>,
@@ -111,11 +111,8 @@ impl Core {
         };
         let (segments, sectors) = {
             let layers = self.layers.read();
-            let sum = layers
-                .table
-                .values()
-                .fold((0, 0), |(all, live), r| (all + u64::from(r.sectors), live + u64::from(r.live)));
-            (layers.table.len(), sum)
+            let sectors = layers.table.all();
+            (layers.table.rows().len(), (sectors.stored, sectors.live))
         };
         let mut progress = self.progress.lock();
         Status {

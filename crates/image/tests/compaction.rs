@@ -104,3 +104,67 @@ fn without_compaction_it_stays() {
         verify(&model, &image).await;
     });
 }
+
+/// A segment that cannot be read is told of once and keeps nobody waiting: the others are emptied, and its own readable part stays.
+#[test]
+fn a_damaged_segment_is_passed_over() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let mut setup = setup();
+        // It must come from the bucket.
+        setup.cache.capacity = 256 << 10;
+        setup.options.garbage_slack = ByteSize::gib(1);
+        let (running, image) = world(&store, &setup).await;
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        image.close().await.unwrap();
+        let first_segments = || store.objects().into_iter().filter(|(key, _)| key.as_str().contains("/seg/"));
+        // Every third block of the first segments still lives. One header and one frame of them rot.
+        let mut sick = Vec::new();
+        let data = first_segments().filter(|(_, body)| body.len() > 32 << 10).step_by(5).take(2);
+        for (i, (key, body)) in data.enumerate() {
+            let payload = u64::from(chain::fuzzing::Header::decode(&body).unwrap().payload_at);
+            match i {
+                0 => drop(store.corrupt(&key, 60, 1)),
+                _ => (payload..body.len() as u64).step_by(512).for_each(|at| {
+                    store.corrupt(&key, at, 1);
+                }),
+            }
+            sick.push(key);
+        }
+        let before = bytes_of_segments(&store);
+        running.process.kill();
+        // So little garbage is allowed that all of the first segments are to be emptied, in whatever order.
+        setup.options.garbage = 0.05;
+        setup.options.garbage_slack = ByteSize::kib(16);
+        let running = start(&SimDisk::new(4), store.clone(), &setup, 4).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        for third in 0..2 {
+            for at in (third * BLOCK..SECTORS).step_by(3 * BLOCK as usize) {
+                model.write(&image, at, pattern(at + 9, (BLOCK * SECTOR) as usize, false)).await;
+            }
+            image.drain().await.unwrap();
+        }
+        for round in 0..120 {
+            let at = round * 3 * BLOCK;
+            model.write(&image, at, pattern(round, (BLOCK * SECTOR) as usize, false)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        image.drain().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        for key in &sick {
+            let told: Vec<String> =
+                running.events.0.lock().iter().filter(|text| text.contains(key.as_str())).cloned().collect();
+            assert_eq!(told.len(), 1, "{key}: {told:?}");
+        }
+        let left = bytes_of_segments(&store);
+        assert!(
+            left < SECTORS * SECTOR * 16 / 10 && left < before * 8 / 10,
+            "{left} of {before} bytes are left"
+        );
+        assert!(
+            sick.iter().all(|key| store.objects().iter().any(|(k, _)| k == key)),
+            "what lives in it was thrown away"
+        );
+    });
+}

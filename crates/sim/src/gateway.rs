@@ -180,6 +180,7 @@ fn options_for_small_worlds() -> Options {
         admit_within: Duration::from_secs(8),
         checkpoint_runs: 200,
         checkpoint_segments: 12,
+        page_entries: 32,
         pages: 4,
         grace: Duration::from_secs(20),
         garbage: 0.3,

@@ -10,3 +10,4 @@ mod seams;
 
 pub use checker::Checker;
 pub use scenario::{Outcome, run};
+pub use seams::{Process, SimClock};

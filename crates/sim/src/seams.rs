@@ -1,4 +1,4 @@
-//! Time and tasks of a simulated gateway.
+//! Time and tasks of a simulated process.
 
 use std::sync::Arc;
 
@@ -9,9 +9,11 @@ use tokio::time::Instant;
 
 /// The time of day, as far as tokio's paused clock has come.
 #[derive(Debug)]
-pub(crate) struct SimClock(Instant);
+pub struct SimClock(Instant);
 
 impl SimClock {
+    /// Begins now.
+    #[allow(clippy::new_without_default)] // when it begins matters
     pub fn new() -> SimClock {
         SimClock(Instant::now())
     }
@@ -23,11 +25,12 @@ impl Clock for SimClock {
     }
 }
 
-/// The tasks of one gateway process, which all end with it.
+/// The tasks of one process, which all end with it.
 #[derive(Debug, Default)]
-pub(crate) struct Process(Mutex<Vec<AbortHandle>>);
+pub struct Process(Mutex<Vec<AbortHandle>>);
 
 impl Process {
+    /// One without tasks.
     pub fn new() -> Arc<Process> {
         Arc::default()
     }

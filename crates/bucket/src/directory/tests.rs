@@ -74,7 +74,7 @@ fn our_own_directory_is_hidden_and_its_name_can_still_be_used() {
 fn a_killed_gateways_leftovers_go_and_a_living_ones_stay() {
     let root = tempfile::tempdir().unwrap();
     let living = shared(root.path(), false);
-    let mut unfinished = living.workshop.start().unwrap();
+    let unfinished = living.workshop.start().unwrap();
     unfinished.write(&[Bytes::from_static(b"half")]).unwrap();
     let dir = root.path().join(OWN).join("temporary");
     fs::write(dir.join("999-0.lock"), "").unwrap();

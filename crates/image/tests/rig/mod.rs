@@ -4,51 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{
-    BoxFuture, ByteSize, Clock, Epoch, GatewayId, ImageId, Result, SECTOR, SeededEntropy, Span, Spawn,
-};
+use base::{ByteSize, Epoch, GatewayId, ImageId, Result, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Faults, Faulty, Memory, RetryPolicy, Retrying};
 use bytes::Bytes;
 use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
 use local::{Cache, CacheOptions, Journal, JournalOptions, Recovery, SimDisk, Spool};
 use parking_lot::Mutex;
-use tokio::task::AbortHandle;
-use tokio::time::Instant;
-
-/// The time of day under a paused clock.
-#[derive(Debug)]
-pub struct PausedClock(Instant);
-
-impl Clock for PausedClock {
-    fn now(&self) -> u64 {
-        1_700_000_000_000 + self.0.elapsed().as_millis() as u64
-    }
-}
-
-/// The tasks of one process; they end with it.
-#[derive(Debug, Default)]
-pub struct Process(Mutex<Vec<AbortHandle>>);
-
-impl Process {
-    pub fn kill(&self) {
-        self.0.lock().drain(..).for_each(|task| task.abort());
-    }
-
-    #[allow(clippy::disallowed_methods)] // this is the seam
-    fn start(&self, work: BoxFuture<'static, ()>) {
-        self.0.lock().push(tokio::spawn(work).abort_handle());
-    }
-}
-
-impl Spawn for Process {
-    fn spawn(&self, _name: &'static str, work: BoxFuture<'static, ()>) {
-        self.start(work);
-    }
-
-    fn spawn_thread(&self, _name: &'static str, _urgency: base::Urgency, work: BoxFuture<'static, ()>) {
-        self.start(work);
-    }
-}
+use sim::{Process, SimClock};
 
 /// Events, kept.
 #[derive(Debug, Default)]
@@ -95,6 +57,7 @@ impl Setup {
                 spool_limit: ByteSize::mib(8),
                 checkpoint_runs: 40,
                 checkpoint_segments: 6,
+                page_entries: 16,
                 pages: 4,
                 grace: Duration::from_secs(20),
                 garbage_slack: ByteSize::kib(128),
@@ -116,7 +79,7 @@ pub struct Running {
 
 /// Starts a process. A failure is what recovery of the disk says.
 pub async fn start(disk: &SimDisk, bucket: Arc<dyn Bucket>, setup: &Setup, seed: u64) -> Result<Running> {
-    let process: Arc<Process> = Arc::default();
+    let process = Process::new();
     let entropy = Arc::new(SeededEntropy::new(seed));
     let mounted = disk.mount();
     let (journal, recovery) =
@@ -125,7 +88,7 @@ pub async fn start(disk: &SimDisk, bucket: Arc<dyn Bucket>, setup: &Setup, seed:
     let cache = Cache::open(mounted, setup.cache.clone(), process.clone()).await?;
     let events = Arc::new(EventList::default());
     let env = Env {
-        clock: Arc::new(PausedClock(Instant::now())),
+        clock: Arc::new(SimClock::new()),
         spawn: process.clone(),
         bucket: Arc::new(Retrying::new(bucket, RetryPolicy::default(), entropy)),
         journal,

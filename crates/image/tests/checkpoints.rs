@@ -1,0 +1,193 @@
+//! What checkpoints cost (requirement B12): of all bytes that are put, at most about a tenth are for checkpoints, also when small
+//! writes fall all over a large volume; a damaged page of the map does not stop them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod rig;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base::{ByteSize, ImageId, Result, SECTOR, SeededEntropy, Span};
+use bucket::{Attributes, Bucket, Key, Memory, ObjectMeta, Payload, StorageClass};
+use bytes::Bytes;
+use image::Image;
+use local::{CacheOptions, JournalOptions, SimDisk};
+use parking_lot::Mutex;
+use rig::{Model, Setup, pattern, paused, read, start};
+
+const IMAGE: ImageId = ImageId([0x71; 16]);
+const BLOCK: u64 = 8;
+
+/// A bucket that counts the bytes put, by the kind of object.
+#[derive(Debug)]
+struct Tally {
+    inner: Arc<Memory>,
+    put: Mutex<BTreeMap<String, u64>>,
+}
+
+impl Tally {
+    fn new() -> Arc<Tally> {
+        Arc::new(Tally { inner: Arc::new(Memory::new()), put: Mutex::default() })
+    }
+
+    fn of(&self, kinds: &[&str]) -> u64 {
+        let put = self.put.lock();
+        kinds.iter().filter_map(|kind| put.get(*kind)).sum()
+    }
+}
+
+#[async_trait::async_trait]
+impl Bucket for Tally {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<ObjectMeta> {
+        self.inner.head(key).await
+    }
+    async fn create(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
+        let kind = key.as_str().split('/').nth(2).unwrap().to_owned();
+        *self.put.lock().entry(kind).or_default() += body.len();
+        self.inner.create(key, body, attributes).await
+    }
+    async fn put(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
+        self.inner.put(key, body, attributes).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {
+        self.inner.list(prefix, after, limit).await
+    }
+    async fn copy(&self, from: &Key, to: &Key) -> Result<ObjectMeta> {
+        self.inner.copy(from, to).await
+    }
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.inner.delete(key).await
+    }
+    async fn set_class(&self, key: &Key, class: StorageClass) -> Result<()> {
+        self.inner.set_class(key, class).await
+    }
+    async fn restore(&self, key: &Key, days: u32) -> Result<()> {
+        self.inner.restore(key, days).await
+    }
+}
+
+/// Everything at a fortieth of its real size, so that a few tens of megabytes are a large volume.
+fn setup() -> Setup {
+    let mut setup = Setup::small();
+    setup.journal = JournalOptions { capacity: 8 << 20, file_size: 1 << 20, ..setup.journal };
+    setup.cache = CacheOptions { capacity: 4 << 20, ..setup.cache };
+    setup.memory = ByteSize::mib(4);
+    setup.options.segment = ByteSize::kib(512);
+    setup.options.spool_limit = ByteSize::mib(64);
+    setup.options.checkpoint_runs = 500;
+    setup.options.checkpoint_segments = 32;
+    setup.options.page_entries = 32;
+    setup.options.pages = 64;
+    setup
+}
+
+/// Writes blocks, and tells how many bytes went into segments and into checkpoints meanwhile.
+async fn written(tally: &Tally, image: &Image, blocks: impl Iterator<Item = (u64, u64)>) -> (u64, u64) {
+    let before = (tally.of(&["seg"]), tally.of(&["map", "ckpt"]));
+    for (i, (block, blocks)) in blocks.enumerate() {
+        let data = pattern(i as u64 * 7919 + block, (blocks * BLOCK * SECTOR) as usize, false);
+        let admission = image.admit(data.len() as u64).await.unwrap();
+        image.write(block * BLOCK, vec![data], false, admission).await.unwrap();
+        if i % 64 == 0 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+    image.drain().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    (tally.of(&["seg"]) - before.0, tally.of(&["map", "ckpt"]) - before.1)
+}
+
+#[test]
+fn checkpoints_cost_a_tenth_at_most() {
+    paused(async {
+        let blocks = 6_000;
+        let tally = Tally::new();
+        let store: Arc<dyn Bucket> = tally.clone();
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(blocks * BLOCK * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(3), store, &setup(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let chance = SeededEntropy::new(1);
+
+        let (segments, checkpoints) =
+            written(&tally, &image, (0..15_000).map(|_| (chance.below(blocks), 1))).await;
+        println!("4 KiB at random: {checkpoints} bytes of checkpoints for {segments} of segments");
+        assert!(segments > 15_000 * 4096 && checkpoints > 100_000, "{segments} {checkpoints}");
+        assert!(
+            checkpoints <= segments / 10,
+            "{checkpoints} bytes of checkpoints for {segments} of segments"
+        );
+        let checkpoint = image.status().checkpoint;
+        let durable = image.status().durable;
+        assert!(durable.0 - checkpoint.0 <= 4 * 32 + 8, "{checkpoint} is far behind {durable}");
+
+        let objects = tally.inner.objects();
+        let roots = objects.iter().filter(|(key, _)| key.as_str().contains("/ckpt/"));
+        let pages = roots.map(|(_, body)| {
+            let root = chain::fuzzing::Checkpoint::decode(body).unwrap();
+            root.runs.iter().map(|run| run.len()).sum::<usize>()
+        });
+        let pages = pages.max().unwrap();
+        assert!(pages >= 150, "only {pages} pages");
+
+        let (segments, checkpoints) = written(&tally, &image, (0..blocks / 16).map(|i| (i * 16, 16))).await;
+        println!("64 KiB in order: {checkpoints} bytes of checkpoints for {segments} of segments");
+        assert!(
+            checkpoints <= segments / 50,
+            "{checkpoints} bytes of checkpoints for {segments} of segments"
+        );
+        image.close().await.unwrap();
+    });
+}
+
+/// A page that rots keeps nobody from what is not on it: checkpoints go around it, once somebody has been told.
+#[test]
+fn a_damaged_page_does_not_stop_checkpoints() {
+    paused(async {
+        let blocks = 512;
+        let store = Arc::new(Memory::new());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(blocks * BLOCK * SECTOR), 512).await.unwrap();
+        let mut setup = setup();
+        setup.options.pages = 0;
+        let running = start(&SimDisk::new(3), store.clone(), &setup, 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (blocks * BLOCK * SECTOR) as usize]);
+        let size = (BLOCK * SECTOR) as usize;
+        for block in (0..blocks).step_by(2) {
+            model.write(&image, block * BLOCK, pattern(block, size, false)).await;
+        }
+        image.checkpoint().await.unwrap();
+        let page = store.objects().into_iter().rfind(|(key, _)| key.as_str().contains("/map/")).unwrap().0;
+        // Of the first page, which holds the first 64 blocks.
+        assert!(store.corrupt(&page, 60, 1));
+        for round in 0..3 {
+            for block in (1..blocks).step_by(2) {
+                model.write(&image, block * BLOCK, pattern(block + round, size, false)).await;
+            }
+            image.drain().await.unwrap();
+            tokio::time::timeout(Duration::from_secs(60), image.checkpoint()).await.unwrap().unwrap();
+        }
+        let told =
+            running.events.0.lock().iter().filter(|text| text.contains("checkpoints go around it")).count();
+        assert_eq!(told, 1, "{:?}", running.events.0.lock());
+        assert!(running.events.any_names(page.as_str()));
+        let good = Span::new(128 * BLOCK, (blocks - 128) * BLOCK);
+        assert!(read(&image, good).await.unwrap() == model.part(good));
+        assert!(read(&image, Span::new(0, BLOCK)).await.is_err());
+        // What is written anew is there, whatever lies below.
+        for block in 0..128 {
+            model.write(&image, block * BLOCK, pattern(block + 9000, size, false)).await;
+        }
+        tokio::time::timeout(Duration::from_secs(60), image.checkpoint()).await.unwrap().unwrap();
+        let all = Span::new(0, blocks * BLOCK);
+        assert!(read(&image, all).await.unwrap() == model.part(all));
+        image.close().await.unwrap();
+    });
+}
