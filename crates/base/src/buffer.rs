@@ -31,6 +31,19 @@ pub fn keep(bytes: usize) {
     POOL.most.store(bytes, Ordering::Relaxed);
 }
 
+/// Takes so much memory from the kernel at once, pages and all, so that those who need it first need not wait for it. That may
+/// take seconds: call it from the background.
+pub fn warm(bytes: usize) {
+    for _ in 0..bytes / SLAB {
+        let slab = map_slab(SLAB);
+        for page in (0..SLAB).step_by(ALIGN) {
+            // SAFETY: it lies inside a mapping that nobody else knows of yet.
+            unsafe { slab.add(page).write_volatile(0) };
+        }
+        POOL.spare.lock().push_back(Idle { ptr: slab, fresh: true });
+    }
+}
+
 /// A byte buffer whose first byte lies on an [`ALIGN`] boundary.
 pub struct AlignedBuf {
     memory: Memory,
@@ -177,6 +190,8 @@ impl Drop for Memory {
 /// Memory that nobody uses now, by size. Its addresses are never given back; its pages are, beyond what is kept.
 struct Pool {
     classes: [Mutex<VecDeque<Idle>>; CLASSES],
+    /// Whole slabs that have pages and belong to no class yet.
+    spare: Mutex<VecDeque<Idle>>,
     bytes: AtomicUsize,
     most: AtomicUsize,
 }
@@ -193,6 +208,7 @@ unsafe impl Send for Idle {}
 
 static POOL: Pool = Pool {
     classes: [const { Mutex::new(VecDeque::new()) }; CLASSES],
+    spare: Mutex::new(VecDeque::new()),
     bytes: AtomicUsize::new(0),
     most: AtomicUsize::new(KEPT),
 };
@@ -202,7 +218,8 @@ impl Pool {
         let size = ALIGN << class;
         let mut idle = self.classes[class].lock();
         if idle.is_empty() {
-            let slab = map_slab(size.max(SLAB));
+            let spare = if size <= SLAB { self.spare.lock().pop_front() } else { None };
+            let slab = spare.map_or_else(|| map_slab(size.max(SLAB)), |spare| spare.ptr);
             let pieces = (0..size.max(SLAB) / size).rev();
             // SAFETY: every piece lies inside the slab, and they do not overlap.
             idle.extend(pieces.map(|n| Idle { ptr: unsafe { slab.add(n * size) }, fresh: true }));

@@ -94,9 +94,6 @@ pub struct Gateway {
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
-/// Memory for buffers that is kept when nothing is dirty, at least.
-const SPARE_MEMORY: ByteSize = ByteSize::mib(128);
-
 impl Gateway {
     /// Brings everything up. Volumes whose bucket does not answer yet open later by themselves.
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
@@ -119,8 +116,7 @@ impl Gateway {
         let threads = (config.iscsi.threads > 0).then_some(config.iscsi.threads);
         let options = portal::Options { threads, ..portal::Options::default() };
         let portal = Portal::start(&config.iscsi.listen, targets.clone(), options, &*seams.spawn)?;
-        // What a burst of writes took the next one wants again.
-        base::buffer::keep(config.memory.0.max(SPARE_MEMORY.0) as usize);
+        crate::memory::prepare(config.memory, &*seams.spawn);
         let gateway = Arc::new(Gateway {
             memory: DirtyMemory::new(config.memory),
             events,

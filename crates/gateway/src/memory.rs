@@ -1,13 +1,26 @@
 //! How much memory this machine has for dirty data, where nobody has said it.
 
-use base::ByteSize;
+use base::{ByteSize, Spawn, Urgency};
 
 /// The part of the machine's memory that dirty data may take, and sealed segments again.
 const PART: u64 = 16;
 const LEAST: ByteSize = ByteSize::mib(64);
-const MOST: ByteSize = ByteSize::gib(1);
+const MOST: ByteSize = ByteSize::mib(512);
+/// The most that is taken from the kernel before it is needed.
+const WARM: ByteSize = ByteSize::mib(256);
 
-/// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 1 GiB.
+/// Prepares memory for buffers: half of what dirty data may take is there from the start, and what a burst of writes took is kept
+/// for the next one. On a virtual machine the first use of memory can be slower than the disk.
+pub(crate) fn prepare(dirty: ByteSize, spawn: &dyn Spawn) {
+    base::buffer::keep(dirty.0.max(SPARE.0) as usize);
+    let warm = (dirty.0 / 2).min(WARM.0) as usize;
+    spawn.spawn_thread("memory", Urgency::Background, Box::pin(async move { base::buffer::warm(warm) }));
+}
+
+/// Memory for buffers that is kept when nothing is dirty, at least.
+const SPARE: ByteSize = ByteSize::mib(128);
+
+/// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 512 MiB.
 pub fn for_dirty_data() -> ByteSize {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     share(&read("/proc/meminfo"), &read("/sys/fs/cgroup/memory.max"))

@@ -280,7 +280,7 @@ impl Destager {
     /// How many puts there may be at a time.
     fn puts_allowed(&self, now: Instant) -> usize {
         let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
-        if patience && self.courtesy.makes_way(self.fullness(), self.waited(), now) {
+        if patience && self.courtesy.makes_way(self.crowding(), self.waited(), now) {
             usize::from(self.courtesy.rested(now))
         } else {
             self.core.env.options.puts
@@ -291,6 +291,12 @@ impl Destager {
     fn waited(&self) -> Duration {
         let now = self.core.env.clock.now();
         Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
+    }
+
+    /// How scarce room is for what clients write next: that in the journal, and half as much that in memory, without which it
+    /// would be read back from the journal to be sealed.
+    fn crowding(&self) -> f64 {
+        self.fullness().max(0.5 * self.core.env.memory.fullness())
     }
 
     /// How full the journal is, from 0 to 1.

@@ -31,6 +31,11 @@ impl DirtyMemory {
         })
     }
 
+    /// How full it is, from 0 to 1.
+    pub(crate) fn fullness(&self) -> f64 {
+        self.used() as f64 / self.limit.max(1) as f64
+    }
+
     /// Bytes held now.
     pub fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)

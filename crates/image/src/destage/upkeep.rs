@@ -168,7 +168,7 @@ impl Destager {
             return;
         }
         let Some(need) = self.compactor.need(&self.core) else { return };
-        let at_work = self.courtesy.makes_way(self.fullness(), self.waited(), now) || self.outgoing.len() > 1;
+        let at_work = self.courtesy.makes_way(self.crowding(), self.waited(), now) || self.outgoing.len() > 1;
         if at_work && need != Need::Urgent {
             return;
         }
