@@ -91,6 +91,11 @@ impl Compactor {
         if self.candidates.is_empty() { None } else { self.excess(core, 0) }
     }
 
+    /// Whether there is, and be it that nothing is known that could be done about it.
+    pub fn exceeds(&self, core: &Core) -> bool {
+        self.excess(core, 0).is_some()
+    }
+
     /// Whether there may be, if `hidden` sectors that the counts take for living are none.
     pub fn suspects(&self, core: &Core, hidden: u64) -> bool {
         self.need(core).is_none() && self.excess(core, hidden).is_some()

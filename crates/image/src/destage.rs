@@ -441,9 +441,11 @@ impl Destager {
     /// that does not answer leaves the journal early, because others need it too.
     fn should_spool(&self) -> bool {
         let room = self.core.progress.lock().spooled_bytes < self.core.env.options.spool_limit.0;
+        let any = self.outgoing.iter().any(Outgoing::in_memory);
         let now = Instant::now();
         let enough = self.core.env.options.spool_above;
-        let most = self.outgoing.iter().filter(|o| o.in_memory()).filter_map(|o| match o.put {
+        // One that is late says it of those behind it too.
+        let most = self.outgoing.iter().filter_map(|o| match o.put {
             Put::Flying { failures: 1.., .. } | Put::Idle(_, 1..) => Some(enough * DEAD_SHARE),
             Put::Flying { since, .. } if now - since >= LATE => Some(enough),
             _ => None,

@@ -20,7 +20,7 @@ const BLOCK: u64 = 8;
 
 fn setup() -> Setup {
     let mut setup = Setup::small();
-    setup.options.garbage = 0.5;
+    setup.options.garbage = 0.25;
     setup.options.garbage_slack = ByteSize::kib(64);
     setup
 }

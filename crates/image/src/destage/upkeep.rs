@@ -20,6 +20,8 @@ const COMPACT_AGAIN: Duration = Duration::from_secs(60);
 const COST: (u64, u64, u64) = (26, 40, 44);
 /// Merging the whole map to let segments go must free, or be able to find, so many times what it costs.
 const WORTH: u64 = 10;
+/// The same while there is more garbage than there should be: only then will it be known what to empty next.
+const WORTH_IN_EXCESS: u64 = 2;
 
 /// A checkpoint that is being cut.
 #[derive(Debug, Clone, Copy)]
@@ -85,11 +87,13 @@ impl Destager {
             return None;
         }
         let cost = self.cost();
-        let worth = |bytes| bytes >= WORTH * cost.whole && !self.damaged_map;
+        let worth = |bytes, times| bytes >= times * cost.whole && !self.damaged_map;
         // What has been emptied pays for being let go; to look for what is hidden must be paid out of what is written.
-        let frees = self.compactor.need(&self.core).is_none() && worth(self.compactor.would_free());
+        let enough = if self.compactor.exceeds(&self.core) { WORTH_IN_EXCESS } else { WORTH };
+        let frees = self.compactor.need(&self.core).is_none() && worth(self.compactor.would_free(), enough);
         let pays = self.budget.pays_for(cost.whole);
-        let finds = pays && worth(cost.hidden * SECTOR) && self.compactor.suspects(&self.core, cost.hidden);
+        let finds =
+            pays && worth(cost.hidden * SECTOR, WORTH) && self.compactor.suspects(&self.core, cost.hidden);
         let due = many(1) && self.budget.pays_for(cost.least);
         let price = match () {
             () if asked => Price::Free,
