@@ -450,9 +450,9 @@ impl Destager {
             Put::Flying { since, .. } if now - since >= LATE => Some(enough),
             _ => None,
         });
-        let limit = most.min_by(f64::total_cmp);
-        room && now >= self.spool_after
-            && limit.is_some_and(|limit| self.fullness() > limit || self.is_short())
+        let late =
+            most.min_by(f64::total_cmp).is_some_and(|limit| self.fullness() > limit || self.is_short());
+        any && late && room && now >= self.spool_after
     }
 
     /// Whether sealed segments have taken all the memory that there is for them.
