@@ -86,9 +86,18 @@ fn protocols_are_pure() {
     let crates = crates();
     for name in PURE {
         for used in &crates[*name] {
-            assert!(!IMPURE.contains(&used.as_str()), "{name} must not use {used}");
+            // Memory is no input or output: buffers are mapped. Nothing else of the kernel's is base's business.
+            let memory = *name == "base" && used == "rustix" && base_uses_memory_only();
+            assert!(memory || !IMPURE.contains(&used.as_str()), "{name} must not use {used}");
         }
     }
+}
+
+fn base_uses_memory_only() -> bool {
+    let mut files = Vec::new();
+    sources(&root().join("crates/base/src"), &mut files);
+    let text: String = files.iter().map(|file| std::fs::read_to_string(file).unwrap()).collect();
+    text.contains("rustix::mm::") && text.matches("rustix::").count() == text.matches("rustix::mm::").count()
 }
 
 fn sources(dir: &Path, found: &mut Vec<PathBuf>) {
