@@ -85,6 +85,7 @@ fn pass(client: TcpStream, port: u16, sky: &Sky) -> Result {
     let weather = Weather::of(sky.weather.load(Ordering::Relaxed));
     let hurt = || sky.hurt.fetch_add(1, Ordering::Relaxed);
     if weather == Weather::Away {
+        sky.calls.fetch_add(1, Ordering::Relaxed);
         hurt();
         return Ok(());
     }

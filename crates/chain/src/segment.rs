@@ -179,6 +179,11 @@ pub struct Header {
 }
 
 impl Header {
+    /// Whether it changes what the image holds: fences, closes and deletions of garbage alone do not.
+    pub fn has_content(&self) -> bool {
+        !self.extents.is_empty() || !self.states.is_empty()
+    }
+
     /// How many bytes the header of an object takes, told from its first 16. `Corrupt` if it is no segment.
     pub fn len_from(prologue: &[u8]) -> Result<usize> {
         sealed_len(SEGMENT_MAGIC, prologue)

@@ -1,6 +1,7 @@
 //! The gateway: brings up disks, buckets, volumes and the portal, and carries out what its users ask for.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,16 +90,24 @@ pub struct Gateway {
     memory: Arc<DirtyMemory>,
     targets: Arc<TargetRegistry>,
     portal: Mutex<Option<Portal>>,
+    /// Keeps other gateways off the data directory until this one has stopped.
+    lock: Mutex<Option<File>>,
     addresses: Vec<SocketAddr>,
     /// One change of the catalog at a time.
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
+
+/// How often a volume is tried again whose bucket could not be opened at the start.
+const LAUNCH_AGAIN: Duration = Duration::from_secs(5);
+/// How long a stop waits for a change under way.
+const CHANGE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Gateway {
     /// Brings everything up. Volumes whose bucket does not answer yet open later by themselves.
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
         config.check()?;
         make_directory(&config.data)?;
+        let lock = lock_directory(&config.data)?;
         let (catalog, id) =
             Catalog::open(&config.data.join("catalog.db"), GatewayId::generate(&*seams.entropy))?;
         let mut disks = BTreeMap::new();
@@ -122,6 +131,7 @@ impl Gateway {
             events,
             addresses: portal.addresses().to_vec(),
             portal: Mutex::new(Some(portal)),
+            lock: Mutex::new(Some(lock)),
             buckets: Mutex::default(),
             volumes: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
@@ -138,10 +148,47 @@ impl Gateway {
         }
         for row in gateway.catalog.volumes()? {
             if let Err(e) = gateway.clone().launch(row.clone(), None) {
-                tracing::error!("volume {} cannot be started: {e}", row.name);
+                gateway.clone().launch_later(row, &e);
             }
         }
         Ok(gateway)
+    }
+
+    /// Tries again and again to start a volume whose bucket or disk is not there.
+    fn launch_later(self: Arc<Self>, row: VolumeRow, why: &Error) {
+        self.events.note(Severity::Error, format!("volume {} cannot be started yet: {why}", row.name));
+        let gateway = Arc::downgrade(&self);
+        let spawn = self.seams.spawn.clone();
+        let work = async move {
+            loop {
+                tokio::time::sleep(LAUNCH_AGAIN).await;
+                let Some(gateway) = gateway.upgrade() else { return };
+                if gateway.is_stopping() {
+                    return;
+                }
+                gateway.open_bucket_again(&row.bucket);
+                if gateway.clone().launch(row.clone(), None).is_ok() {
+                    gateway.events.note(Severity::Info, format!("volume {} is started now", row.name));
+                    return;
+                }
+            }
+        };
+        spawn.spawn("launch-volume", Box::pin(work));
+    }
+
+    /// Whether it has let go of its clients.
+    fn is_stopping(&self) -> bool {
+        self.portal.lock().is_none()
+    }
+
+    /// A bucket that could not be opened at the start may be there now.
+    fn open_bucket_again(&self, name: &str) {
+        let missing = self.buckets.lock().get(name).is_some_and(Result::is_err);
+        let rows = self.catalog.buckets().unwrap_or_default();
+        if let Some(row) = rows.into_iter().find(|row| missing && row.name == name) {
+            let opened = self.open_bucket(&row.url).map_err(|e| e.to_string());
+            self.buckets.lock().insert(row.name, opened);
+        }
     }
 
     /// Where iSCSI listens.
@@ -323,6 +370,12 @@ impl Gateway {
             task.open(accept_loss).await?;
             return Ok(task.view());
         }
+        if let Some(same) = self.catalog.volumes()?.iter().find(|known| known.image == row.image) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("{} is volume {:?} of this gateway already", wanted.image, same.name),
+            ));
+        }
         let task = self.task(row.clone())?;
         if let Err(e) = task.open(accept_loss).await {
             self.volumes.lock().remove(&row.name);
@@ -414,7 +467,7 @@ impl Gateway {
     /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it. One that another gateway owns
     /// is only forgotten here; its fork, if there is one, stays.
     pub async fn release_volume(&self, name: &str) -> Result<()> {
-        let _one = self.changing.lock().await;
+        let one = self.changing.lock().await;
         let task = self.volume(name)?;
         match task.image() {
             Some(image) if is_fenced(&image) => {
@@ -423,6 +476,8 @@ impl Gateway {
             }
             Some(image) => {
                 task.hide();
+                // It takes as long as the bucket does: other volumes' affairs, and a stop, do not wait for that.
+                drop(one);
                 image.close().await?;
             }
             None if task.is_refused() => {}
@@ -502,7 +557,8 @@ impl Gateway {
     /// Ends everything in good order: initiators are asked to go, volumes are closed as far as the time set allows, and
     /// what does not reach the buckets stays in the journals. `progress` hears how many bytes are still to go.
     pub async fn stop(&self, progress: impl Fn(u64)) -> Result<()> {
-        let _one = self.changing.lock().await;
+        // A change under way is let finish if it is quick; one that waits for a bucket must not hold up a stop.
+        let _one = tokio::time::timeout(CHANGE_WITHIN, self.changing.lock()).await;
         let portal = self.portal.lock().take();
         if let Some(portal) = portal {
             portal.stop(Duration::from_secs(2)).await;
@@ -530,7 +586,32 @@ impl Gateway {
         for disk in self.disks.values() {
             disk.close().await?;
         }
+        self.lock.lock().take();
         Ok(())
+    }
+}
+
+/// Catalog and API socket are one gateway's. `Busy` if another process has them.
+fn lock_directory(data: &Path) -> Result<File> {
+    let path = data.join("gateway.lock");
+    let failed = |e: std::io::Error| {
+        Error::caused(
+            ErrorKind::Denied,
+            format!("cannot lock {}: make it writable for the gateway", path.display()),
+            e,
+        )
+    };
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::Busy,
+            format!(
+                "{} belongs to a gateway that runs: stop that one, or use another data directory",
+                data.display()
+            ),
+        )),
+        Err(TryLockError::Error(e)) => Err(failed(e)),
     }
 }
 

@@ -57,12 +57,16 @@ fn config(home: &Path, name: &str, age: &str) -> Config {
     .unwrap()
 }
 
-async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
-    let seams = Seams {
+fn seams() -> Seams {
+    Seams {
         clock: Arc::new(SystemClock),
         entropy: Arc::new(OsEntropy),
         spawn: Arc::new(TokioSpawn::new(tokio::runtime::Handle::current())),
-    };
+    }
+}
+
+async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
+    let seams = seams();
     // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
     for _ in 0..100 {
         match Gateway::start(config(home, name, age), seams.clone()).await {
@@ -222,6 +226,50 @@ async fn a_cache_that_cannot_leave_its_index_does_not_spoil_a_stop() {
     std::fs::remove_dir_all(taken).unwrap();
     let again = gateway(&scratch.0, "one", "1 h").await;
     until(|| again.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(byte(&again, "vol1", 8).await, 7);
+    again.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_is_not_taken_over_from_its_own_gateway() {
+    let scratch = Scratch::new("own");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 5).await;
+    let twice = AdoptVolume { name: "again".into(), ..adopt("vol1", None) };
+    for accept_loss in [None, Some(1)] {
+        let refused = one.adopt_volume(AdoptVolume { accept_loss, ..twice.clone() }).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Exists, "{refused}");
+    }
+    write(&one, "vol1", 16, 6).await;
+    one.drain_volume("vol1").await.unwrap();
+    assert_eq!((byte(&one, "vol1", 8).await, byte(&one, "vol1", 16).await), (5, 6));
+    assert_eq!((one.volumes().len(), one.show_volume("vol1").unwrap().state.as_str()), (1, "open"));
+    assert!(one.forks().is_empty());
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// A directory bucket that is not there when the gateway starts; a second process on the same data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_whose_bucket_comes_late_is_started_then() {
+    let scratch = Scratch::new("late");
+    let first = gateway(&scratch.0, "one", "200 ms").await;
+    first.add_bucket("main", &scratch.url()).await.unwrap();
+    first.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&first, "vol1", 8, 7).await;
+    let second = Gateway::start(config(&scratch.0, "one", "1 h"), seams()).await.map(drop).unwrap_err();
+    assert_eq!(second.kind(), ErrorKind::Busy, "{second}");
+    first.stop(|_| ()).await.unwrap();
+    drop(first);
+    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
+    std::fs::rename(&bucket, &aside).unwrap();
+    std::fs::write(&bucket, "a file where the directory was").unwrap();
+    let again = gateway(&scratch.0, "one", "200 ms").await;
+    assert!(again.volumes().is_empty());
+    std::fs::remove_file(&bucket).unwrap();
+    std::fs::rename(&aside, &bucket).unwrap();
+    until(|| again.show_volume("vol1").is_ok_and(|v| v.state == "open")).await;
     assert_eq!(byte(&again, "vol1", 8).await, 7);
     again.stop(|_| ()).await.unwrap();
 }

@@ -349,6 +349,8 @@ impl Image {
             return Err(Error::invalid(format!("{bytes} bytes are no whole sectors")));
         }
         let _guard = self.lock(span, false).await;
+        // It may have become smaller meanwhile: then the guard was waited for.
+        self.core.check_span(span)?;
         self.put(span, data, admission, fua).await
     }
 
@@ -401,6 +403,7 @@ impl Image {
             return Ok(());
         }
         let _guard = self.lock(span, false).await;
+        self.core.check_span(span)?;
         let admission = self.core.admit(0).await?;
         let kind = if unmap { RecordKind::Discard } else { RecordKind::Zero };
         self.core.change(kind, span, Vec::new(), admission, false).await
@@ -415,6 +418,7 @@ impl Image {
     ) -> Result<()> {
         self.core.check_span(span)?;
         let _guard = self.lock(span, true).await;
+        self.core.check_span(span)?;
         let mut bytes = base::AlignedBuf::zeroed(span.bytes() as usize);
         let mut at = 0;
         for part in self.read(span).await? {
@@ -470,8 +474,12 @@ impl Image {
     /// Changes the size. What lies behind a smaller one is given up.
     pub async fn resize(&self, sectors: u64) -> Result<()> {
         let old = self.sectors();
-        if sectors < old {
-            self.zero(Span::new(sectors, old - sectors), true).await?;
+        let tail = Span::new(sectors, old.saturating_sub(sectors));
+        // Writes that were let in before must not come behind the discard, or growing would bring them back.
+        let _guard = self.lock(tail, true).await;
+        if !tail.is_empty() {
+            let admission = self.core.admit(0).await?;
+            self.core.change(RecordKind::Discard, tail, Vec::new(), admission, false).await?;
         }
         self.set_state(SIZE_STATE, Some(Bytes::copy_from_slice(&sectors.to_le_bytes()))).await
     }

@@ -239,8 +239,17 @@ impl Destager {
     /// Starts whatever can be started; says when to look again at the latest.
     async fn advance(&mut self) -> Result<Instant> {
         let now = Instant::now();
+        let failed = match &*self.core.condition.read() {
+            Condition::Failed(kind, why) => Some(Error::new(*kind, why.clone())),
+            Condition::Open | Condition::Closed | Condition::Fenced(_) => None,
+        };
+        if let Some(error) = failed {
+            // What is committed is uploaded after the next start, which recovers it; nobody waits here for that.
+            self.answer_all(Err(error));
+            return Ok(now + Duration::from_secs(3600));
+        }
         if !matches!(*self.core.condition.read(), Condition::Open) && self.closing.is_none() {
-            // The journal failed or the handle was halted: what is committed may still be uploaded by the next open.
+            // The handle was halted.
             return Ok(now + Duration::from_secs(3600));
         }
         self.courtesy.observe(self.core.front.lock().committed, now);
@@ -610,7 +619,8 @@ impl Destager {
             self.durable = out.header.position;
             self.durable_seq = self.durable_seq.max(out.header.last_seq);
             self.release(self.durable_seq);
-            self.since_checkpoint += 1;
+            // Fences, closes and deletions alone are no reason to cut another checkpoint.
+            self.since_checkpoint += usize::from(out.header.has_content());
             self.budget.written(out.size);
             if let Body::Spooled(segment) = &out.body {
                 self.core.env.spool.remove(segment.image, &segment.name).await?;

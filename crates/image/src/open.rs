@@ -77,6 +77,13 @@ impl Image {
     /// `Fenced` if another gateway opened it at the same moment; `Corrupt`, naming the object, if the chain cannot be read.
     pub async fn open(env: Env, request: OpenRequest) -> Result<Image> {
         let image = request.image;
+        if env.journal.is_attached(image) {
+            // Another epoch would fence the handle that this very gateway serves it by.
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("image {image} is open here already; close that first"),
+            ));
+        }
         let before = chain::load(&*env.bucket, image).await?;
         let ground = match ground(&env, &before, request.accept_loss).await {
             Ok(ground) => ground,
@@ -109,7 +116,7 @@ impl Image {
             last_seq,
             sealed_seq: last_seq,
             requests,
-            since_checkpoint: loaded.chain.members.len(),
+            since_checkpoint: loaded.chain.members.iter().filter(|h| h.has_content()).count(),
             collector: Collector::new(&loaded.checkpoint),
             compactor: Compactor::new(image, &loaded.checkpoint.table),
             budget: Budget::new(loaded.chain.members.iter().map(|h| h.object_len()).sum()),

@@ -191,3 +191,63 @@ fn a_damaged_page_does_not_stop_checkpoints() {
         image.close().await.unwrap();
     });
 }
+
+/// What changes nothing costs nothing: an idle image puts no objects beyond its owner's epoch, fence and close.
+#[test]
+fn an_idle_image_puts_nothing() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let image_id = ImageId([0x77; 16]);
+        image::create(&*store, 0, image_id, "idle", ByteSize::mib(64), 512).await.unwrap();
+        for (round, fill) in [(1u64, false), (2, false), (3, true), (4, false), (5, false)] {
+            let running = start(&SimDisk::new(round), store.clone(), &Setup::small(), round).await.unwrap();
+            let image = running.open(image_id, None).await.unwrap();
+            if fill {
+                // Written and given up again: the map is empty, and there is garbage.
+                let admission = image.admit(64 << 10).await.unwrap();
+                image.write(0, vec![pattern(1, 64 << 10, false)], false, admission).await.unwrap();
+                image.drain().await.unwrap();
+                image.zero(Span::new(0, 128 << 10), true).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            let before = store.objects().len();
+            tokio::time::sleep(Duration::from_secs(600)).await;
+            assert!(store.objects().len() <= before, "{before} objects became {}", store.objects().len());
+            image.close().await.unwrap();
+        }
+    });
+}
+
+/// What lay behind a smaller end does not come back when the image grows, however writes and the change met.
+#[test]
+fn shrinking_under_writes_gives_the_tail_up() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let image_id = ImageId([0x78; 16]);
+        image::create(&*store, 0, image_id, "shrunk", ByteSize::mib(8), 512).await.unwrap();
+        let running = start(&SimDisk::new(8), store.clone(), &Setup::small(), 8).await.unwrap();
+        let image = running.open(image_id, None).await.unwrap();
+        let (small, large) = (4 << 11, 8 << 11);
+        for round in 0..20u64 {
+            let writes = (0..8u64).map(|n| {
+                let image = image.clone();
+                async move {
+                    for _ in 0..round % 4 {
+                        tokio::task::yield_now().await;
+                    }
+                    let admission = image.admit(4096).await.unwrap();
+                    // Refused once the end has moved.
+                    let data = vec![pattern(round * 8 + n, 4096, false)];
+                    let _ = image.write(small + n * 8, data, false, admission).await;
+                }
+            });
+            let resize = image.resize(small);
+            let (resized, _) =
+                futures_util::future::join(resize, futures_util::future::join_all(writes)).await;
+            resized.unwrap();
+            image.resize(large).await.unwrap();
+            let tail = read(&image, Span::new(small, 80)).await.unwrap();
+            assert!(tail.iter().all(|byte| *byte == 0), "round {round}");
+        }
+    });
+}

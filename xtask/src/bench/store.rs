@@ -32,6 +32,8 @@ impl Store {
             weed.arg(format!("-{service}.port={port}"));
         }
         weed.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.iam=false", "-master.telemetry=false"]);
+        // These have ports of their own, which two runs at a time would both want.
+        weed.args(["-s3.port.iceberg=0", "-s3.port.lance=0"]);
         weed.args(["-volume.max=400", "-master.volumeSizeLimitMB=64"]);
         weed.current_dir(&data);
         let mut server = Server::start(&weed, dir.join("seaweedfs.log"))?;

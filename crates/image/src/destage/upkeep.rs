@@ -87,7 +87,7 @@ impl Destager {
             return None;
         }
         let cost = self.cost();
-        let worth = |bytes, times| bytes >= times * cost.whole && !self.damaged_map;
+        let worth = |bytes, times| bytes > 0 && bytes >= times * cost.whole && !self.damaged_map;
         // What has been emptied pays for being let go; to look for what is hidden must be paid out of what is written.
         let enough = if self.compactor.exceeds(&self.core) { WORTH_IN_EXCESS } else { WORTH };
         let frees = self.compactor.need(&self.core).is_none() && worth(self.compactor.would_free(), enough);

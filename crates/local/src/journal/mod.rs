@@ -226,6 +226,11 @@ impl Journal {
         Ok(OwnerHandle { journal: self.clone(), id })
     }
 
+    /// Whether somebody is attached for an image.
+    pub fn is_attached(&self, id: ImageId) -> bool {
+        self.shared().state.lock().books.get(&id).is_some_and(|book| book.attached.is_some())
+    }
+
     /// What a record with so many payload bytes may take at worst, in bytes: what a reservation for it counts.
     pub fn cost(payload: u64) -> u64 {
         space::cost(payload)
