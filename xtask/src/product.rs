@@ -118,13 +118,17 @@ impl Demo {
         Ok(serde_json::from_str(&text)?)
     }
 
-    /// Waits until nothing is dirty.
+    /// How many bytes are dirty.
+    pub fn dirty(&self) -> Result<u64> {
+        let status = self.status()?;
+        dirty(&status).ok_or_else(|| format!("status tells of no dirty bytes: {status}").into())
+    }
+
+    /// Waits until nothing is dirty. Asks seldom: each question starts a process, and what drains needs the processors.
     pub fn drained(&self) -> Result {
         until("the end of the drain", Duration::from_secs(600), || {
-            std::thread::sleep(Duration::from_millis(20));
-            let status = self.status()?;
-            let dirty = dirty(&status).ok_or_else(|| format!("status tells of no dirty bytes: {status}"))?;
-            Ok((dirty == 0).then_some(()))
+            std::thread::sleep(Duration::from_millis(100));
+            Ok((self.dirty()? == 0).then_some(()))
         })
     }
 }
