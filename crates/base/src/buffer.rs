@@ -6,7 +6,10 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
 use std::ops::{Deref, DerefMut};
+use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -138,6 +141,21 @@ pub fn in_chunks<E>(
         }
     }
     if filled > 0 { each(at, &chunk[..filled]) } else { Ok(()) }
+}
+
+/// Writes a chunk of [`in_chunks`] at `at`: its whole blocks past the page cache, the rest through it. `direct` is `file` opened a
+/// second time with `O_DIRECT`; it becomes `None` when the file system refuses that after all (`EINVAL`, open(2)).
+pub fn write_past_cache(file: &File, direct: &mut Option<&File>, chunk: &[u8], at: u64) -> io::Result<()> {
+    let (blocks, rest) = chunk.split_at(chunk.len() / ALIGN * ALIGN);
+    match direct.map(|direct| direct.write_all_at(blocks, at)) {
+        Some(Err(e)) if e.kind() == io::ErrorKind::InvalidInput => {
+            *direct = None;
+            file.write_all_at(blocks, at)?;
+        }
+        Some(other) => other?,
+        None => file.write_all_at(blocks, at)?,
+    }
+    file.write_all_at(rest, at + blocks.len() as u64)
 }
 
 /// Initialised, aligned memory with one owner.

@@ -470,6 +470,11 @@ impl SegmentDraft {
         self.states.push(change);
     }
 
+    /// The values set and removed so far, in order.
+    pub fn states(&self) -> &[StateChange] {
+        &self.states
+    }
+
     /// Says that a segment may be deleted once this one counts.
     pub fn delete(&mut self, epoch: Epoch, number: Number) {
         self.deletions.push((epoch, number));

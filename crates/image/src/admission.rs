@@ -52,6 +52,8 @@ const PACED_FROM: f64 = 0.5;
 const FULL: f64 = 0.95;
 /// The slowest pace, bytes per second: a reserve that is nearly gone lasts a little longer.
 const SLOWEST: f64 = 256.0 * 1024.0;
+/// How long a write that waits for room does so before it looks again.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// How long writes are refused as busy before they are refused for want of space.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -61,12 +63,11 @@ impl Core {
     /// The image's own space holds all that it has not uploaded, wherever that lies now: so whatever it has in the journal can
     /// move to local segments when others need the room, and an image whose bucket is dead comes to its own limit, never theirs.
     fn fullness(&self) -> f64 {
-        let usage = self.env.journal.usage();
-        let journal = usage.used as f64 / usage.capacity.max(1) as f64;
-        let own_limit = self.env.options.spool_limit.0.max(usage.capacity / 8).max(1);
+        let journal = self.env.journal.room();
+        let own_limit = self.env.options.spool_limit.0.max(journal.capacity / 8).max(1);
         let unsealed = self.backlog.lock().bytes;
         let dirty = self.progress.lock().dirty_bytes + unsealed;
-        journal.max(dirty as f64 / own_limit as f64)
+        journal.fullness().max(dirty as f64 / own_limit as f64)
     }
 
     pub fn try_admit(&self, bytes: u64) -> Option<Admission> {
@@ -153,10 +154,21 @@ impl Core {
             if fullness < FULL
                 && let Some(turn) = self.pace(bytes, fullness)
             {
-                tokio::time::sleep_until(turn).await;
+                self.await_turn(turn).await;
                 return self.reserve(bytes).await;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    /// Waits for a turn, or until so much room has come meanwhile that nothing is paced any more.
+    async fn await_turn(&self, turn: Instant) {
+        while Instant::now() < turn {
+            if self.fullness() < PACED_FROM {
+                *self.pacer.next.lock() = None;
+                return;
+            }
+            tokio::time::sleep_until(turn.min(Instant::now() + LOOK_AGAIN)).await;
         }
     }
 

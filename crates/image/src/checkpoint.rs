@@ -2,7 +2,6 @@
 //! their root is put.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use base::{Error, ErrorKind, ImageId, Result, Seq};
 use chain::{Checkpoint, ExtentMap, Ownership, Position, Run, Target, name};
@@ -66,6 +65,15 @@ pub(crate) struct Place<'a> {
     pub limits: Limits,
 }
 
+/// How far an image is in the bucket: the last segment that counts, the last client record in it, and the image's size in sectors
+/// as of that record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Durable {
+    pub position: Position,
+    pub seq: Seq,
+    pub size: u64,
+}
+
 /// A checkpoint about to be made: the image as it was when it was frozen.
 pub(crate) struct Plan {
     delta: Arc<ExtentMap<Target>>,
@@ -93,16 +101,10 @@ pub(crate) struct Made {
 }
 
 impl Plan {
-    /// Freezes the delta. Everything in it counts; `position` is the last segment in it.
-    pub fn freeze(
-        core: &Core,
-        position: Position,
-        last_seq: Seq,
-        depth: Depth,
-        older: Option<Arc<Kept>>,
-    ) -> Plan {
-        let mut root = Checkpoint::empty(core.id, core.size.load(Ordering::Acquire));
-        (root.position, root.last_seq) = (position, last_seq);
+    /// Freezes the delta. Everything in it counts, up to `durable`.
+    pub fn freeze(core: &Core, durable: Durable, depth: Depth, older: Option<Arc<Kept>>) -> Plan {
+        let mut root = Checkpoint::empty(core.id, durable.size);
+        (root.position, root.last_seq) = (durable.position, durable.seq);
         root.states = core.durable_states.lock().clone();
         Plan::of(&mut core.layers.write(), root, depth, older)
     }

@@ -126,8 +126,6 @@ pub(crate) struct Collector {
     newest: Option<Arc<Kept>>,
     /// In the chain or on the way there.
     announced: BTreeSet<(Epoch, Number)>,
-    /// Indexes that go together with the next announced segments.
-    indexes: Vec<Key>,
     due: VecDeque<(Instant, Vec<Key>)>,
 }
 
@@ -143,12 +141,17 @@ impl Collector {
         self.newest.clone()
     }
 
-    /// Takes in a new checkpoint; says which deletions to write into the chain.
-    pub fn checkpointed(&mut self, kept: Kept, garbage: Garbage) -> Vec<(Epoch, Number)> {
+    /// Takes in a new checkpoint; says which deletions to write into the chain. Older checkpoints are not part of the chain: they go
+    /// without a word in it, after `due`.
+    pub fn checkpointed(&mut self, kept: Kept, garbage: Garbage, due: Instant) -> Vec<(Epoch, Number)> {
         self.newest = Some(Arc::new(kept));
-        self.indexes = garbage.indexes;
-        let fresh: Vec<_> =
-            garbage.segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
+        let Garbage { segments, indexes } = garbage;
+        let waiting: BTreeSet<&Key> = self.due.iter().flat_map(|(_, keys)| keys).collect();
+        let indexes: Vec<Key> = indexes.into_iter().filter(|key| !waiting.contains(key)).collect();
+        if !indexes.is_empty() {
+            self.due.push_back((due, indexes));
+        }
+        let fresh: Vec<_> = segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
         self.announced.extend(fresh.iter().copied());
         fresh
     }
@@ -160,8 +163,7 @@ impl Collector {
         }
         let segments =
             header.deletions.iter().map(|(epoch, number)| name::segment(header.image, *epoch, *number));
-        let keys = segments.chain(std::mem::take(&mut self.indexes)).collect();
-        self.due.push_back((due, keys));
+        self.due.push_back((due, segments.collect()));
     }
 
     /// Starts the deletions whose time has come, off the loop.

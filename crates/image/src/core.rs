@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
+use chain::StateChange;
 use local::{Committed, Owner, OwnerHandle, Record, RecordKind};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -109,6 +110,17 @@ pub(crate) struct Core {
 
 /// The state that holds the image's size in sectors.
 pub(crate) const SIZE_STATE: &str = "size";
+
+/// The size in sectors that a value of [`SIZE_STATE`] means.
+pub(crate) fn size_of(value: &[u8]) -> Option<u64> {
+    value.try_into().ok().map(u64::from_le_bytes)
+}
+
+/// The size that the last of these changes sets, if any does.
+pub(crate) fn size_in(changes: &[StateChange]) -> Option<u64> {
+    let last = changes.iter().rev().find(|change| change.name == SIZE_STATE)?;
+    last.value.as_deref().and_then(size_of)
+}
 
 impl Front {
     pub fn new(last: Seq) -> Front {
@@ -249,9 +261,9 @@ impl Core {
             return self.report(Severity::Error, "a state record in the journal cannot be read".into());
         };
         if name == SIZE_STATE
-            && let Some(size) = value.as_deref().and_then(|v| v.try_into().ok())
+            && let Some(size) = value.as_deref().and_then(size_of)
         {
-            self.size.store(u64::from_le_bytes(size), Ordering::Release);
+            self.size.store(size, Ordering::Release);
         }
         let mut states = self.states.lock();
         match value {
@@ -497,7 +509,10 @@ impl Image {
                 let kind = match source {
                     Source::Hole => Mapping::Hole,
                     Source::Zero => Mapping::Zero,
-                    Source::Record { .. } | Source::Spooled { .. } | Source::Stored { .. } => Mapping::Data,
+                    Source::Record { .. }
+                    | Source::Spooled { .. }
+                    | Source::Stored { .. }
+                    | Source::Unknown(_) => Mapping::Data,
                 };
                 match &mut found {
                     None => found = Some((kind, run.count)),

@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::budget::Budget;
-use crate::checkpoint::Made;
+use crate::checkpoint::{Durable, Made};
 use crate::collect::Collector;
 use crate::compact::{Compactor, Copies};
-use crate::core::{Core, SEGMENT_RECORDS};
+use crate::core::{Core, SEGMENT_RECORDS, size_in};
 use crate::courtesy::Courtesy;
 use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
@@ -58,11 +58,10 @@ pub(crate) struct Destager {
     pub requests: mpsc::UnboundedReceiver<Request>,
     /// The last segment sealed.
     pub head: Position,
-    /// The last segment that counts, and the last client record in it.
-    pub durable: Position,
-    pub durable_seq: Seq,
-    /// The last client record sealed.
+    pub durable: Durable,
+    /// The last client record sealed, and the size as of it.
     pub sealed_seq: Seq,
+    pub sealed_size: u64,
     /// Sealed and not yet counted, in order.
     pub outgoing: VecDeque<Outgoing>,
     /// Local segments of earlier epochs that must be sealed anew before any record, in order.
@@ -105,7 +104,8 @@ pub(crate) struct Start {
     pub requests: mpsc::UnboundedReceiver<Request>,
     pub head: Position,
     pub last_seq: Seq,
-    pub sealed_seq: Seq,
+    /// The size in sectors as of that record.
+    pub size: u64,
     pub inherited: VecDeque<Arc<SpooledSegment>>,
     pub since_checkpoint: usize,
     pub collector: Collector,
@@ -123,9 +123,9 @@ impl Destager {
             own: start.own,
             requests: start.requests,
             head: start.head,
-            durable: start.head,
-            durable_seq: start.last_seq,
-            sealed_seq: start.sealed_seq,
+            durable: Durable { position: start.head, seq: start.last_seq, size: start.size },
+            sealed_seq: start.last_seq,
+            sealed_size: start.size,
             outgoing: VecDeque::new(),
             inherited: start.inherited,
             collector: start.collector,
@@ -310,7 +310,7 @@ impl Destager {
 
     /// How full the journal is, from 0 to 1.
     fn fullness(&self) -> f64 {
-        self.core.env.journal.fullness()
+        self.core.env.journal.room().fullness()
     }
 
     /// When the oldest client record that does not count yet was accepted.
@@ -368,7 +368,7 @@ impl Destager {
             previous: self.head,
             kind,
             created: self.core.env.clock.now(),
-            size: self.core.size.load(std::sync::atomic::Ordering::Acquire),
+            size: self.sealed_size,
             first_seq: first,
             last_seq: last,
         }
@@ -385,6 +385,9 @@ impl Destager {
         }
         let content = gather(&self.core.env.journal, &records).await?;
         let dirty = records.iter().map(|r| r.bytes).sum();
+        // What lies beyond a later size is of no use, what a later shrink has not yet cut off must not come back: so the size goes
+        // with the records, not with the time.
+        self.sealed_size = size_in(content.states()).unwrap_or(self.sealed_size);
         let draft = self.draft(Kind::Data, first, last);
         self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
         Ok(())
@@ -415,8 +418,8 @@ impl Destager {
                 segment.name, self.sealed_seq
             )));
         }
-        let mut draft = self.draft(Kind::Data, first, last);
-        draft.size = segment.header.size;
+        self.sealed_size = segment.header.size;
+        let draft = self.draft(Kind::Data, first, last);
         let object = self.core.env.spool.get(segment.image, &segment.name, 0..segment.bytes).await?;
         let sealed = crate::outgoing::reseal(&segment, &object, draft)?;
         let (dirty, created) = (segment.bytes, segment.header.created);
@@ -607,7 +610,7 @@ impl Destager {
             return;
         }
         let own = self.own.clone();
-        let covers = through.unwrap_or(self.durable.number);
+        let covers = through.unwrap_or(self.durable.position.number);
         self.check = Some(Box::pin(async move { (covers, own.check().await) }));
     }
 
@@ -616,9 +619,12 @@ impl Destager {
         while self.outgoing.front().is_some_and(|o| o.header.position.number <= covers) {
             let Some(out) = self.outgoing.pop_front() else { break };
             self.map(&out).await?;
-            self.durable = out.header.position;
-            self.durable_seq = self.durable_seq.max(out.header.last_seq);
-            self.release(self.durable_seq);
+            self.durable = Durable {
+                position: out.header.position,
+                seq: self.durable.seq.max(out.header.last_seq),
+                size: out.header.size,
+            };
+            self.release(self.durable.seq);
             // Fences, closes and deletions alone are no reason to cut another checkpoint.
             self.since_checkpoint += usize::from(out.header.has_content());
             self.budget.written(out.size);
@@ -627,7 +633,7 @@ impl Destager {
             }
             self.collector.counted(&out.header, Instant::now() + self.core.env.options.grace);
             let mut progress = self.core.progress.lock();
-            progress.durable = self.durable.number;
+            progress.durable = self.durable.position.number;
             match &out.body {
                 Body::Spooled(segment) => {
                     progress.spooled_bytes = progress.spooled_bytes.saturating_sub(segment.bytes);
@@ -655,7 +661,7 @@ impl Destager {
     fn answer_waiters(&mut self) {
         let checkpointed = self.checkpoint.is_none() && self.since_checkpoint == 0;
         for waiter in std::mem::take(&mut self.waiters) {
-            if waiter.upto <= self.durable_seq && (!waiter.checkpoint || checkpointed) {
+            if waiter.upto <= self.durable.seq && (!waiter.checkpoint || checkpointed) {
                 let _ = waiter.answer.send(Ok(()));
             } else {
                 self.waiters.push(waiter);

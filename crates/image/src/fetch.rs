@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
 use bucket::Bucket;
 use bytes::Bytes;
-use chain::{Codec, Page, PageRef, Sealed, decode_frame, name};
+use chain::{Codec, Page, PageRef, RowId, Sealed, decode_frame, name};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use local::{LineKey, Lookup};
 use parking_lot::Mutex;
@@ -61,7 +61,7 @@ impl Core {
                         return None;
                     }
                 }
-                Source::Spooled { .. } => return None,
+                Source::Spooled { .. } | Source::Unknown(_) => return None,
                 Source::Stored { frame, skip } => {
                     let offset = (skip * base::SECTOR) as usize;
                     match self.env.cache.try_read(frame.key(), offset, run.bytes() as usize) {
@@ -177,6 +177,7 @@ impl Core {
             (Source::Record { record: a, .. }, Source::Record { record: b, .. }) => a.seq == b.seq,
             (Source::Spooled { segment: a, .. }, Source::Spooled { segment: b, .. }) => Arc::ptr_eq(a, b),
             (Source::Stored { frame: a, .. }, Source::Stored { frame: b, .. }) => a == b,
+            (Source::Unknown(a), Source::Unknown(b)) => a == b,
             (Source::Hole, Source::Hole) | (Source::Zero, Source::Zero) => true,
             _ => false,
         };
@@ -197,7 +198,11 @@ impl Core {
         let mut hits = Vec::with_capacity(pieces.len());
         let mut absent = Vec::new();
         for (run, source) in pieces {
-            let Source::Stored { frame, skip } = source else { continue };
+            let (frame, skip) = match source {
+                Source::Stored { frame, skip } => (frame, skip),
+                Source::Unknown(row) => return Err(unknown(*run, *row)),
+                _ => continue,
+            };
             let (offset, len) = ((skip * base::SECTOR) as usize, run.bytes() as usize);
             let hit = self.env.cache.read(frame.key(), offset, len).await;
             if hit.is_none() {
@@ -224,6 +229,7 @@ impl Core {
                         push_frame(&mut out, raw, *skip, run.count);
                     }
                 },
+                Source::Unknown(row) => return Err(unknown(*run, *row)),
             }
         }
         Ok(out)
@@ -426,6 +432,13 @@ impl Drop for Claims<'_> {
             frames.remove(&frame.key());
         });
     }
+}
+
+fn unknown(run: Span, row: RowId) -> Error {
+    Error::corrupt(format!(
+        "the map has sector {} in row {row} of a segment table without that row",
+        run.start
+    ))
 }
 
 /// Puts frames that lie side by side in one segment together.

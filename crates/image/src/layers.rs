@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use base::{Epoch, ImageId, Number, SECTOR, Seq, Span};
 use bytes::Bytes;
-use chain::{Extent, ExtentKind, ExtentMap, Frame, Header, Piece, Row, Target};
+use chain::{Extent, ExtentKind, ExtentMap, Frame, Header, Piece, Row, RowId, Target};
 
 use crate::dirty::{DirtyAt, DirtyPiece, DirtyRecord, SpooledSegment, slice_parts};
 use crate::pages::{Held, Missing, Runs};
@@ -26,9 +26,21 @@ pub(crate) struct StoredFrame {
 pub(crate) enum Source {
     Hole,
     Zero,
-    Record { record: Arc<DirtyRecord>, skip: u64 },
-    Spooled { segment: Arc<SpooledSegment>, frame: u32, skip: u64 },
-    Stored { frame: StoredFrame, skip: u64 },
+    Record {
+        record: Arc<DirtyRecord>,
+        skip: u64,
+    },
+    Spooled {
+        segment: Arc<SpooledSegment>,
+        frame: u32,
+        skip: u64,
+    },
+    Stored {
+        frame: StoredFrame,
+        skip: u64,
+    },
+    /// An entry of the map names a row that the segment table does not have: the map is damaged.
+    Unknown(RowId),
 }
 
 /// See the module.
@@ -90,7 +102,7 @@ impl Layers {
             Target::Hole => Source::Hole,
             Target::Zero => Source::Zero,
             Target::Frame { row, index, offset, frame, skip } => {
-                let row = &self.table.rows()[&row];
+                let Some(row) = self.table.get(row) else { return Source::Unknown(row) };
                 let frame = StoredFrame {
                     origin: row.origin,
                     epoch: row.epoch,

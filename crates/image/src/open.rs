@@ -22,7 +22,7 @@ use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::collect::Collector;
 use crate::compact::Compactor;
-use crate::core::{Backlog, Core, Front, Image, SIZE_STATE};
+use crate::core::{Backlog, Core, Front, Image, SIZE_STATE, size_of};
 use crate::destage::{Destager, Start};
 use crate::dirty::{DirtyRecord, SpooledSegment, join};
 use crate::env::{Env, Event, Severity};
@@ -114,7 +114,7 @@ impl Image {
         let start = Start {
             head: fence,
             last_seq,
-            sealed_seq: last_seq,
+            size,
             requests,
             since_checkpoint: loaded.chain.members.iter().filter(|h| h.has_content()).count(),
             collector: Collector::new(&loaded.checkpoint),
@@ -394,8 +394,8 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq, recovered: usize) 
         last = r.seq;
     }
     *core.front.lock() = Front::new(last);
-    if let Some(size) = core.states.lock().get(SIZE_STATE).and_then(|v| <[u8; 8]>::try_from(&v[..]).ok()) {
-        core.size.store(u64::from_le_bytes(size), std::sync::atomic::Ordering::Release);
+    if let Some(size) = core.states.lock().get(SIZE_STATE).and_then(|v| size_of(v)) {
+        core.size.store(size, std::sync::atomic::Ordering::Release);
     }
     let journal = core.env.journal.attach(core.id, Arc::new(Tap(Arc::downgrade(core))))?;
     if journal.usage().records > recovered as u64 {

@@ -9,11 +9,11 @@ use bucket::Bucket;
 use chain::{Continuation, HeaderDraft, Kind, Pin, Position, name};
 use local::{RecordKind, Recovered};
 
-use crate::core::SIZE_STATE;
-use crate::dirty::{DirtyRecord, join};
+use crate::core::size_in;
+use crate::dirty::DirtyRecord;
 use crate::env::Env;
 use crate::fork::epoch_of;
-use crate::gather::{gather, payload};
+use crate::gather::gather;
 use crate::outgoing::read_spooled;
 
 /// The most bytes of payload and records in one parked segment.
@@ -138,9 +138,8 @@ async fn park_run(env: &Env, image: ImageId, lost: &[Recovered], size: u64) -> R
         let (now, later) = rest.split_at(one_segment(rest));
         rest = later;
         let records: Vec<Arc<DirtyRecord>> = now.iter().map(|r| dirty(env, r)).collect();
-        for record in records.iter().filter(|r| r.kind == RecordKind::State) {
-            size = size_in(&join(payload(&env.journal, record).await?)).unwrap_or(size);
-        }
+        let content = gather(&env.journal, &records).await?;
+        size = size_in(content.states()).unwrap_or(size);
         let (epoch, first, last) = (now[0].epoch, now[0].seq, now[now.len() - 1].seq);
         let draft = HeaderDraft {
             image,
@@ -152,7 +151,7 @@ async fn park_run(env: &Env, image: ImageId, lost: &[Recovered], size: u64) -> R
             first_seq: first,
             last_seq: last,
         };
-        let sealed = gather(&env.journal, &records).await?.seal(draft);
+        let sealed = content.seal(draft);
         let name = format!("{:016x}-r{:016x}.seg", epoch.0, first.0);
         env.spool
             .put(image, &name, sealed.payload.parts())
@@ -181,11 +180,4 @@ fn dirty(env: &Env, r: &Recovered) -> Arc<DirtyRecord> {
     let bytes = u64::from(r.payload_len);
     let span = if r.kind == RecordKind::State { Span::new(0, 0) } else { r.span };
     DirtyRecord::recovered(&env.memory, r.seq, r.kind, span, env.clock.now(), r.location, bytes)
-}
-
-/// The size that a state record sets, if it does.
-fn size_in(payload: &[u8]) -> Option<u64> {
-    let (name, value) = crate::core::decode_state(payload).ok()?;
-    let value = value.filter(|_| name == SIZE_STATE)?;
-    value.as_ref().try_into().ok().map(u64::from_le_bytes)
 }

@@ -251,3 +251,80 @@ fn shrinking_under_writes_gives_the_tail_up() {
         }
     });
 }
+
+/// Old checkpoints go though no segment ever becomes garbage: of a volume that only fills the newest two stay.
+#[test]
+fn a_volume_that_only_fills_keeps_two_checkpoints() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let blocks = 512;
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(blocks * BLOCK * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(4), store.clone(), &setup(), 4).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (blocks * BLOCK * SECTOR) as usize]);
+        let roots = || store.objects().iter().filter(|(key, _)| key.as_str().contains("/ckpt/")).count();
+        let mut most = 0;
+        for block in 0..blocks {
+            model.write(&image, block * BLOCK, pattern(block, (BLOCK * SECTOR) as usize, false)).await;
+            if block % 64 == 63 {
+                image.checkpoint().await.unwrap();
+                most = most.max(roots());
+            }
+        }
+        assert!(most > 4, "{most}");
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        // What was due is deleted when the image looks after itself the next time.
+        assert_eq!(roots(), 2);
+        image.close().await.unwrap();
+        let all = Span::new(0, blocks * BLOCK);
+        let again = start(&SimDisk::new(5), store.clone(), &setup(), 5).await.unwrap();
+        assert!(read(&again.open(IMAGE, None).await.unwrap(), all).await.unwrap() == model.part(all));
+    });
+}
+
+/// The size in the bucket is that of the moment at which the writes there ended, not of the moment of their upload: a bucket that
+/// lags behind a shrink has the larger size, with what was there.
+#[test]
+fn the_size_goes_with_the_writes() {
+    paused(async {
+        let (small, large) = (64 * BLOCK, 512 * BLOCK);
+        let mut lagging = 0;
+        for round in 0..24u64 {
+            let store = Arc::new(Memory::new());
+            image::create(&*store, 0, IMAGE, "vol1", ByteSize(large * SECTOR), 512).await.unwrap();
+            let (path, faults) = rig::faulty(&store, round);
+            let running = start(&SimDisk::new(round), path, &Setup::small(), round).await.unwrap();
+            let image = running.open(IMAGE, None).await.unwrap();
+            faults.set_outage(bucket::Outage::Refusing);
+            let mut model = Model(vec![0; (large * SECTOR) as usize]);
+            for n in 0..6 {
+                model.write(&image, n * 16 * BLOCK, pattern(n + 1, 64 << 10, false)).await;
+            }
+            image.resize(small).await.unwrap();
+            faults.clear();
+            for _ in 0..round * 4 {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            running.process.kill();
+
+            let other = start(&SimDisk::new(99), store.clone(), &Setup::small(), 99).await.unwrap();
+            let epoch = chain::load(&*store, IMAGE).await.unwrap().chain.head.epoch;
+            let found = other.open(IMAGE, Some(epoch)).await.unwrap();
+            let written = |n: u64| Span::new(n * 16 * BLOCK, 128);
+            let mut there = 0;
+            for n in (0..6).filter(|n| written(*n).end() <= found.sectors()) {
+                there += u64::from(read(&found, written(n)).await.unwrap() == model.part(written(n)));
+            }
+            if found.sectors() == large {
+                lagging += u64::from(there > 0);
+            } else {
+                assert_eq!((found.sectors(), there), (small, 4), "round {round}");
+                // What was cut off stays so.
+                found.resize(large).await.unwrap();
+                let tail = read(&found, Span::new(small, large - small)).await.unwrap();
+                assert!(tail.iter().all(|byte| *byte == 0), "round {round}");
+            }
+        }
+        assert!(lagging > 1, "{lagging}");
+    });
+}

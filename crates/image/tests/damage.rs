@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ByteSize, ErrorKind, ImageId, SECTOR, Span};
-use bucket::{Bucket, Key, Memory, Outage};
+use bucket::{Attributes, Bucket, Key, Memory, Outage};
 use image::Image;
 use local::SimDisk;
 use rig::{EventList, Model, Setup, faulty, pattern, paused, read, start};
@@ -271,4 +271,35 @@ async fn check_disk(image: &Image, model: &Model, named: &impl Fn(&base::Error) 
         }
     }
     whole
+}
+
+/// A checkpoint whose segment table lacks a row that its map names: what lies there is refused, and nothing else.
+#[test]
+fn a_row_that_is_missing() {
+    let (store, model) = paused(closed_image());
+    // The names of the newest sort first.
+    let (key, body) = store.objects().into_iter().find(|(key, _)| key.as_str().contains("/ckpt/")).unwrap();
+    let mut root = chain::fuzzing::Checkpoint::decode(&body).unwrap();
+    let (row, _) = root.table.iter().max_by_key(|(_, row)| row.live).unwrap();
+    let row = *row;
+    root.table.remove(&row);
+    paused(async {
+        assert!(store.lose(&key));
+        store.create(&key, &root.encode().into(), &Attributes::default()).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &Setup::small(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut refused = 0;
+        for start in (0..SECTORS).step_by(STEP as usize) {
+            let span = Span::new(start, STEP);
+            match read(&image, span).await {
+                Ok(content) => assert!(content == model.part(span), "wrong data in {span:?}"),
+                Err(e) => {
+                    refused += 1;
+                    assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+                    assert!(running.events.any_names(&format!("row {row} ")), "{:?}", running.events.0.lock());
+                }
+            }
+        }
+        assert!((1..SECTORS / STEP).contains(&refused), "{refused}");
+    });
 }

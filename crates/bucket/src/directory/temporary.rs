@@ -2,11 +2,11 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::buffer::{ALIGN, in_chunks};
+use base::buffer::{in_chunks, write_past_cache};
 use base::{Error, Result, checksum};
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, FlockOperation, OFlags, fallocate, flock};
@@ -116,16 +116,10 @@ impl Temporary {
         let mut crc = checksum::crc64(&[]);
         let len = parts.iter().map(|p| p.len() as u64).sum::<u64>();
         let direct = if len < LONG { None } else { self.direct(len)? };
+        let mut direct = direct.as_ref();
         let written = in_chunks(parts, CHUNK, |at, chunk| {
             crc = checksum::crc64_combine(crc, checksum::crc64(chunk), chunk.len() as u64);
-            let (blocks, rest) = chunk.split_at(chunk.len() / ALIGN * ALIGN);
-            match direct.as_ref().unwrap_or(&self.file).write_all_at(blocks, at) {
-                Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                    self.file.write_all_at(blocks, at)?;
-                }
-                other => other?,
-            }
-            self.file.write_all_at(rest, at + blocks.len() as u64)
+            write_past_cache(&self.file, &mut direct, chunk, at)
         });
         written.map_err(|e| failed("write", &self.path, e))?;
         Ok(crc)

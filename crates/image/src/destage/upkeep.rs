@@ -60,8 +60,7 @@ impl Destager {
             return;
         }
         let Some(attempt) = self.next_checkpoint() else { return };
-        let plan =
-            Plan::freeze(&self.core, self.durable, self.durable_seq, attempt.depth, self.collector.newest());
+        let plan = Plan::freeze(&self.core, self.durable, attempt.depth, self.collector.newest());
         self.since_checkpoint = 0;
         self.attempt = Some(attempt);
         let (core, own) = (self.core.clone(), self.own.clone());
@@ -78,7 +77,7 @@ impl Destager {
         let runs = self.core.layers.read().delta.len();
         let segments = self.since_checkpoint;
         let idle = self.outgoing.is_empty() && self.core.backlog.lock().queue.is_empty();
-        let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable_seq)
+        let asked = self.waiters.iter().any(|w| w.checkpoint && w.upto <= self.durable.seq)
             || (self.closing.is_some() && idle && runs > 0);
         let many = |times| {
             runs >= times * options.checkpoint_runs || segments >= times * options.checkpoint_segments
@@ -108,7 +107,7 @@ impl Destager {
             true => Depth::ByCover,
             false => Depth::BySize,
         };
-        let at = self.durable.number;
+        let at = self.durable.position.number;
         // Another attempt at the same place must be the same, or its objects would contradict those of the first.
         let again = self.attempt.filter(|last| last.at == at && !self.damaged_map);
         Some(Attempt { at, depth: again.map_or(depth, |last| last.depth), segments, price })
@@ -141,7 +140,8 @@ impl Destager {
                     self.core.report(Severity::Warning, format!("cannot look for garbage for now: {e}"));
                     Default::default()
                 });
-                let victims = self.collector.checkpointed(made.kept, garbage);
+                let due = Instant::now() + self.core.env.options.grace;
+                let victims = self.collector.checkpointed(made.kept, garbage, due);
                 self.delete(victims);
                 Ok(())
             }

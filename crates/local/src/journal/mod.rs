@@ -40,7 +40,7 @@ use crate::disk::{Disk, DiskFile};
 use book::Book;
 use commit::Committer;
 pub use record::{
-    Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Record, RecordKind, Recovered, Recovery,
+    Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Record, RecordKind, Recovered, Recovery, Room,
 };
 use space::Space;
 pub use turn::turn;
@@ -337,10 +337,10 @@ impl Journal {
         state.books.iter().filter(|(_, b)| b.usage().records > 0).map(|(id, _)| *id).collect()
     }
 
-    /// How full it is, from 0 to 1: what is used of what it can hold.
-    pub fn fullness(&self) -> f64 {
+    /// What is used of it. Cheap: every write asks.
+    pub fn room(&self) -> Room {
         let state = self.shared().state.lock();
-        state.space.used() as f64 / state.space.capacity().max(1) as f64
+        Room { used: state.space.used(), capacity: state.space.capacity() }
     }
 
     /// How full the journal is and because of whom.

@@ -148,6 +148,22 @@ pub struct OwnerUsage {
     pub rank: Option<u32>,
 }
 
+/// How much of a journal is used, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// What is written and still needed.
+    pub used: u64,
+    /// What it may hold.
+    pub capacity: u64,
+}
+
+impl Room {
+    /// From 0 to 1: what is used of what it can hold.
+    pub fn fullness(self) -> f64 {
+        self.used as f64 / self.capacity.max(1) as f64
+    }
+}
+
 /// What the journal as a whole holds, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct JournalUsage {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use base::buffer::{ALIGN, in_chunks};
+use base::buffer::{ALIGN, in_chunks, write_past_cache};
 use base::{AlignedBuf, Error, Result};
 use bytes::Bytes;
 use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise, fallocate};
@@ -34,7 +34,7 @@ pub(super) struct OsFile {
     /// Past it, if the file system can.
     direct: Option<Arc<File>>,
     /// Cleared when a direct write was refused after all.
-    direct_works: AtomicBool,
+    direct_works: Arc<AtomicBool>,
     len: AtomicU64,
 }
 
@@ -85,7 +85,7 @@ impl OsFile {
             path: path.to_owned(),
             file: Arc::new(file),
             direct: open_direct(path).map(Arc::new),
-            direct_works: AtomicBool::new(true),
+            direct_works: Arc::new(AtomicBool::new(true)),
             len: AtomicU64::new(len),
         })
     }
@@ -128,18 +128,13 @@ impl OsFile {
         let works = long && offset.is_multiple_of(ALIGN as u64) && self.direct_works.load(Ordering::Relaxed);
         let direct = self.direct.clone().filter(|_| works)?;
         let (file, path, parts) = (self.file.clone(), self.path.clone(), parts.to_vec());
+        let works = self.direct_works.clone();
         Some(super::away(move || {
+            let mut direct = Some(&*direct);
             let written = in_chunks(&parts, CHUNK, |at, chunk| {
-                let (blocks, rest) = chunk.split_at(chunk.len() / ALIGN * ALIGN);
-                let at = offset + at;
-                match direct.write_all_at(blocks, at) {
-                    Err(e) if e.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                        file.write_all_at(blocks, at)?
-                    }
-                    other => other?,
-                }
-                file.write_all_at(rest, at + blocks.len() as u64)
+                write_past_cache(&file, &mut direct, chunk, offset + at)
             });
+            works.fetch_and(direct.is_some(), Ordering::Relaxed);
             written.map_err(|e| failed("write to", &path, e))
         }))
     }
