@@ -296,7 +296,11 @@ fn a_row_that_is_missing() {
                 Err(e) => {
                     refused += 1;
                     assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
-                    assert!(running.events.any_names(&format!("row {row} ")), "{:?}", running.events.0.lock());
+                    assert!(
+                        running.events.any_names(&format!("row {row} ")),
+                        "{:?}",
+                        running.events.0.lock()
+                    );
                 }
             }
         }

@@ -278,6 +278,32 @@ fn a_crowd_before_a_full_volume() {
     });
 }
 
+/// Whoever waits for what can never come, because the journal has failed, is told so.
+#[test]
+fn a_failed_journal_answers_who_waits() {
+    paused(async {
+        let (_store, faults, disk, _running, image) = world(ByteSize::mib(24)).await;
+        faults.set_outage(Outage::Refusing);
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        let mut waiting = tokio::task::JoinSet::new();
+        let waits = image.clone();
+        waiting.spawn(async move { waits.drain().await });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        disk.fail_syncs(1);
+        let admission = image.admit(BLOCK).await.unwrap();
+        let written = image.write(0, vec![pattern(1, BLOCK as usize, false)], false, admission).await;
+        assert!(written.is_err(), "a write that is not on the disk was acknowledged");
+        let told =
+            tokio::time::timeout(Duration::from_secs(60), waiting.join_next()).await.expect("it hangs");
+        assert!(told.unwrap().unwrap().is_err());
+        let later = tokio::time::timeout(Duration::from_secs(60), image.drain()).await.expect("it hangs");
+        assert!(later.is_err());
+        let closed = tokio::time::timeout(Duration::from_secs(60), image.close()).await.expect("it hangs");
+        assert!(closed.is_err());
+    });
+}
+
 /// One volume's bucket is dead for the whole run; another on the same journal goes on as if nothing were.
 #[test]
 fn a_dead_bucket_is_felt_by_its_own_volume_alone() {
