@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq};
+use base::{BoxFuture, Epoch, Error, ErrorKind, Number, Result, Seq};
 use chain::{HeaderDraft, Kind, Ownership, Position, RowId, Sealed, SegmentDraft};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -29,6 +29,7 @@ use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
 use crate::gather::gather;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
+use crate::park::park;
 use crate::status::Condition;
 use upkeep::Attempt;
 
@@ -754,6 +755,11 @@ impl Destager {
         while self.outgoing.iter().any(Outgoing::in_memory) {
             self.spool_oldest().await?;
         }
+        // All that matters is kept now. What of it the bucket has after all is no fork; if not now, the next start finds that out.
+        let sorting = park(&self.core.env, self.core.id, &[], Epoch(u64::MAX), 0);
+        if let Ok(Err(e)) = tokio::time::timeout(SORTING, sorting).await {
+            tracing::warn!("a fork of image {} may hold what the bucket has: {e}", self.core.id);
+        }
         Ok(())
     }
 }
@@ -762,6 +768,8 @@ impl Destager {
 const LATE: Duration = Duration::from_millis(500);
 /// The part of [`Options::spool_above`] that a volume may fill of the journal while its bucket does not answer.
 const DEAD_SHARE: f64 = 0.25;
+/// How long an image that was lost looks for what the bucket has of it after all.
+const SORTING: Duration = Duration::from_secs(10);
 /// How long a local disk that was full is left alone.
 const FULL_DISK: Duration = Duration::from_secs(10);
 /// How long the put of a segment may wait for the cache to take it too.

@@ -137,7 +137,7 @@ impl Image {
 async fn refused(env: &Env, loaded: &Loaded, recovered: &[Recovered], why: Error) -> Error {
     let image = loaded.record.image;
     let foreign = loaded.last_owner.as_ref().is_some_and(|last| last.journal != env.journal.id());
-    if !foreign || recovered.is_empty() {
+    if !foreign || (recovered.is_empty() && env.spool.list(image).is_empty()) {
         return why;
     }
     match park(env, image, recovered, loaded.newest_epoch, loaded.checkpoint.size).await {

@@ -20,7 +20,8 @@ use crate::outgoing::read_spooled;
 const SEGMENT: (u64, usize) = (16 << 20, 16_384);
 
 /// Parks what `recovered` has of terms before `run_start` and the bucket has not. `size` (in sectors) is the image's at
-/// that time as far as it is known. Returns how many records were parked; afterwards none of these terms needs the journal.
+/// that time as far as it is known. Returns how many records were parked; afterwards none of these terms needs the journal. Local
+/// segments of these terms that the bucket has after all are removed.
 pub(crate) async fn park(
     env: &Env,
     image: ImageId,
@@ -37,7 +38,13 @@ pub(crate) async fn park(
     let mut covered: BTreeMap<Epoch, Vec<(Seq, Seq)>> = BTreeMap::new();
     for file in spooled {
         if let Some(Some(end)) = epoch_of(&file.name).and_then(|epoch| ends.get(&epoch)) {
+            let name = file.name.clone();
             let header = read_spooled(&env.spool, image, file).await?.header;
+            if header.last_seq <= end.kept {
+                // Its put arrived though nobody was told: what the bucket has is no fork.
+                env.spool.remove(image, &name).await?;
+                continue;
+            }
             covered.entry(end.taken_by).or_default().push((header.first_seq, header.last_seq));
         }
     }

@@ -175,7 +175,9 @@ impl World {
         self.machines[owner].faults.set_outage(Outage::Hanging);
         let running = self.work(running).await?;
         let before = self.checker.lock().clone();
+        let lost = self.lost;
         let (other, new) = self.other_opens(owner).await?;
+        let lost = self.lost - lost;
         self.machines[owner].faults.clear();
         tokio::time::sleep(Duration::from_secs(300)).await;
         let status = running.image.status();
@@ -192,21 +194,25 @@ impl World {
             }
         }
         self.machines[owner].crash(running);
-        self.rescue(owner, before).await?;
+        if !self.rescue(owner, before).await? && lost > 0 {
+            return Err(format!("{lost} acknowledged operations are in no fork"));
+        }
         Ok((other, new))
     }
 
     /// The older owner starts again: what it kept must hold every write it had acknowledged.
-    async fn rescue(&mut self, owner: usize, mut before: Checker) -> Result<(), String> {
+    /// `false` if it kept nothing.
+    async fn rescue(&mut self, owner: usize, mut before: Checker) -> Result<bool, String> {
         self.rescues += 1;
         let clone = ImageId([self.rescues; 16]);
         let rescued = self.machines[owner].rescue(self.image, clone).await;
-        let Some(rescued) = rescued.map_err(|e| format!("rescue: {e:?}"))? else { return Ok(()) };
+        let Some(rescued) = rescued.map_err(|e| format!("rescue: {e:?}"))? else { return Ok(false) };
         let content = self.content(&rescued.image).await?;
         before.settle_after_crash(&content).map_err(|e| format!("in a rescued fork: {e}"))?;
         self.seen = self.seen.rotate_left(7) ^ checksum::crc64(&content);
         rescued.image.close().await.map_err(text)?;
-        rescued.end().await.map_err(text)
+        rescued.end().await.map_err(text)?;
+        Ok(true)
     }
 
     async fn other_opens(&mut self, owner: usize) -> Result<(usize, Running), String> {
