@@ -648,7 +648,10 @@ impl Destager {
 
     async fn map(&mut self, out: &Outgoing) -> Result<()> {
         let standing = self.core.standing(&out.header).await?;
+        let hidden = self.core.layers.read().superseded(self.core.id, &out.header);
         self.core.layers.write().apply(&out.header, &standing);
+        // What was written over would only take the room of what may be read, and the memory of the kernel.
+        hidden.iter().for_each(|frame| self.core.env.cache.forget(&frame.key()));
         let mut states = self.core.durable_states.lock();
         for change in &out.header.states {
             match &change.value {

@@ -36,7 +36,7 @@ pub(crate) struct InFlight {
 }
 
 impl StoredFrame {
-    fn key(&self) -> LineKey {
+    pub fn key(&self) -> LineKey {
         LineKey { image: self.origin, epoch: self.epoch.0, number: self.number.0, line: self.index }
     }
 

@@ -10,6 +10,9 @@ use crate::dirty::{DirtyAt, DirtyPiece, DirtyRecord, SpooledSegment, slice_parts
 use crate::pages::{Held, Missing, Runs};
 use crate::table::SegmentTable;
 
+/// What is shorter, in sectors, is not worth the look whether it hides something that is cached.
+const SMALL: u64 = 32;
+
 /// A frame in the bucket, with all that is needed to fetch and check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct StoredFrame {
@@ -121,6 +124,26 @@ impl Layers {
         if let Some(piece) = DirtyPiece::of(record) {
             insert_unless_younger(&mut self.dirty, record.span, piece);
         }
+    }
+
+    /// The frames of image `own` that what a segment says hides as a whole, as far as the map is loaded.
+    pub fn superseded(&self, own: ImageId, header: &Header) -> Vec<StoredFrame> {
+        let mut hidden = Vec::new();
+        // Not those of pages that are not loaded: nobody has read there lately.
+        let (none, mut missing) = (Held::new(), Missing::new());
+        let moved = |extent: &Extent| matches!(extent.kind, ExtentKind::Moved { .. });
+        for extent in header.extents.iter().filter(|e| e.span.count >= SMALL && !moved(e)) {
+            self.clean(extent.span, &none, &mut missing, &mut |run, target| {
+                if let Target::Frame { frame, skip: 0, .. } = target
+                    && run.bytes() == u64::from(frame.raw)
+                    && let Source::Stored { frame, .. } = self.clean_source(target)
+                    && frame.origin == own
+                {
+                    hidden.push(frame);
+                }
+            });
+        }
+        hidden
     }
 
     /// Takes a counted segment into the delta and out of the dirty layer, in one step for readers.

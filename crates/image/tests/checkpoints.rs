@@ -328,3 +328,35 @@ fn the_size_goes_with_the_writes() {
         assert!(lagging > 1, "{lagging}");
     });
 }
+
+/// The cache keeps what can be read: lines whose data was written over make room at once, not when their turn comes.
+#[test]
+fn what_was_written_over_leaves_the_cache() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let lines = 16u64;
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize::mib(1), 512).await.unwrap();
+        let mut setup = setup();
+        setup.options.garbage = 0.9;
+        let running = start(&SimDisk::new(6), store.clone(), &setup, 6).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; 1 << 20]);
+        for round in 0..5 {
+            for line in 0..lines {
+                model.write(&image, line * 128, pattern(round * lines + line, 64 << 10, false)).await;
+            }
+            image.drain().await.unwrap();
+            // A checkpoint in between: what is hidden lies in a run then.
+            if round == 2 {
+                image.checkpoint().await.unwrap();
+                assert!(read(&image, Span::new(0, 2048)).await.unwrap() == model.0);
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(running.env.cache.stats().lines, lines, "round {round}");
+        }
+        let before = running.env.cache.stats();
+        assert!(read(&image, Span::new(0, 2048)).await.unwrap() == model.0);
+        assert_eq!(running.env.cache.stats().misses, before.misses, "the newest is there");
+        image.close().await.unwrap();
+    });
+}

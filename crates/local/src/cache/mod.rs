@@ -311,6 +311,12 @@ impl Cache {
         self.0.shard(key).lock().contains(key)
     }
 
+    /// Forgets a line that nobody will read again, unless it is still on its way to the disk: its slot is the next to be used, while
+    /// the kernel still has that part of the file in memory.
+    pub fn forget(&self, key: &LineKey) {
+        self.0.shard(key).lock().remove(key);
+    }
+
     /// Forgets all lines of a segment, also those on their way to the disk. When it returns none can be read.
     pub fn invalidate_segment(&self, image: ImageId, epoch: u64, number: u64) {
         self.0.queue.lock().cancel(|k| k.segment() == (image, epoch, number));
