@@ -126,8 +126,8 @@ impl Gateway {
     }
 
     /// Makes a fork a volume of its own, which opens at once. The fork stays until it is discarded.
-    pub async fn open_fork(&self, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+    pub async fn open_fork(self: &Arc<Self>, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
@@ -150,8 +150,8 @@ impl Gateway {
         };
         self.catalog.add_volume(&row)?;
         let task = self.task(row);
-        task.open(None).await?;
-        Ok(task.view())
+        drop(one);
+        self.bring_up(task, None).await
     }
 
     /// Gives a fork up for good.

@@ -13,6 +13,7 @@ use image::Severity;
 use parking_lot::Mutex;
 use portal::Portal;
 use scsi::iscsi::{Guessing, Limits, TargetRegistry};
+use tokio::sync::oneshot;
 
 use crate::catalog::{BucketRow, Catalog, VolumeRow};
 use crate::config::{Config, NAME_RULE, is_name};
@@ -207,8 +208,8 @@ impl Gateway {
     }
 
     /// Creates a volume and opens it.
-    pub async fn create_volume(&self, wanted: CreateVolume) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+    pub async fn create_volume(self: &Arc<Self>, wanted: CreateVolume) -> Result<VolumeView> {
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         let block_size = wanted.block_size.unwrap_or(512);
         check_size(wanted.size, block_size)?;
@@ -231,18 +232,18 @@ impl Gateway {
         image::create(&*store, now, row.image, &row.name, row.size, row.block_size).await?;
         self.catalog.add_volume(&row)?;
         let task = self.task(row);
-        task.open(None).await?;
-        Ok(task.view())
+        drop(one);
+        self.bring_up(task, None).await
     }
 
     /// Takes over a volume that is in a bucket already.
-    pub async fn adopt_volume(&self, wanted: AdoptVolume) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+    pub async fn adopt_volume(self: &Arc<Self>, wanted: AdoptVolume) -> Result<VolumeView> {
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
         if let Ok(known) = self.volume(&wanted.name) {
-            known.changeable()?;
+            known.settled()?;
         }
         let bucket = self.ground.choose_bucket(wanted.bucket.as_deref())?;
         let store = self.ground.bucket(&bucket)?;
@@ -261,25 +262,62 @@ impl Gateway {
         let known = self.volumes.lock().get(&row.name).cloned();
         if let Some(known) = known.filter(|known| known.image_id() == row.image) {
             // The same volume, refused at first, is tried again with the loss accepted.
-            return self.adopt_again(&known, accept_loss).await;
+            let task = self.adopt_again(&known).await?;
+            drop(one);
+            return self.bring_up(task, accept_loss).await;
         }
         self.refuse_twice(&row.name, row.image)?;
-        let task = self.task(row.clone());
-        if let Err(e) = task.open(accept_loss).await {
-            self.volumes.lock().remove(&row.name);
-            return Err(e);
-        }
-        self.catalog.add_volume(&row)?;
+        let task = self.task(row);
+        drop(one);
+        self.bring_up(task, accept_loss).await
+    }
+
+    /// Opens a volume and waits for that. It goes on though the caller may be gone, and nothing else waits for it: a bucket may
+    /// be away for long. One that is new to the catalog is entered when it is open, and forgotten if it refuses.
+    pub(crate) async fn bring_up(
+        self: &Arc<Self>,
+        task: Arc<VolumeTask>,
+        accept_loss: Option<Epoch>,
+    ) -> Result<VolumeView> {
+        let (tell, told) = oneshot::channel();
+        let (gateway, opening) = (self.clone(), task.clone());
+        let work = async move {
+            let opened = opening.open(accept_loss).await;
+            // Who asked may be gone.
+            let _ = tell.send(gateway.enter(&opening, opened).await);
+        };
+        self.ground.seams.spawn.spawn("open-volume", Box::pin(work));
+        let stopped = |e| {
+            let text =
+                "the gateway stopped while the volume was being opened: see what it is after the next start";
+            Error::caused(ErrorKind::Unavailable, text, e)
+        };
+        told.await.map_err(stopped)??;
         Ok(task.view())
     }
 
-    /// Opens a volume of this gateway anew that refused to open, or was lost to another gateway.
-    async fn adopt_again(&self, known: &VolumeTask, accept_loss: Option<Epoch>) -> Result<VolumeView> {
-        known.changeable()?;
-        let row = known.row();
-        if known.is_opening() {
-            return Err(crate::volume::not_open(known));
+    /// Enters a volume into the catalog whose opening has come to an end, unless it stands there already.
+    async fn enter(&self, task: &Arc<VolumeTask>, opened: Result<()>) -> Result<()> {
+        let _one = self.changing.lock().await;
+        let row = task.row();
+        let known = self.catalog.volumes()?.iter().any(|known| known.image == row.image);
+        // Once it was open it may have been released or deleted again.
+        let here = self.volumes.lock().get(&row.name).is_some_and(|here| Arc::ptr_eq(here, task));
+        if known || !here {
+            return opened;
         }
+        let entered = opened.and_then(|()| self.catalog.add_volume(&row));
+        if entered.is_err() {
+            task.hide();
+            task.abandon_image().await;
+            self.volumes.lock().remove(&row.name);
+        }
+        entered
+    }
+
+    /// A new task for a volume of this gateway that refused to open, or was lost to another gateway.
+    async fn adopt_again(&self, known: &VolumeTask) -> Result<Arc<VolumeTask>> {
+        let row = known.row();
         if known.image().is_some_and(|image| image.usable().is_ok()) {
             return Err(Error::new(
                 ErrorKind::Exists,
@@ -288,18 +326,18 @@ impl Gateway {
         }
         known.hide();
         known.abandon_image().await;
-        let task = self.task(row);
-        task.open(accept_loss).await?;
-        Ok(task.view())
+        Ok(self.task(row))
     }
 
     /// Refuses a new volume whose name, image or target one of this gateway has already.
     pub(crate) fn refuse_twice(&self, name: &str, image: ImageId) -> Result<()> {
         let known = self.volumes.lock().values().find(|task| task.is_or_has(name, image)).cloned();
-        if let Some(known) = known {
+        if let Some(known) = &known {
             known.changeable()?;
         }
-        self.catalog.refuse_volume_twice(name, image, &self.target_name(name))
+        self.catalog.refuse_volume_twice(name, image, &self.target_name(name))?;
+        // What is being adopted is not in the catalog yet.
+        known.map_or(Ok(()), |known| Err(crate::volume::not_open(&known)))
     }
 
     pub(crate) fn target_name(&self, volume: &str) -> String {
@@ -434,7 +472,7 @@ fn lock_directory(data: &Path) -> Result<File> {
 
 fn guessed(Guessing { address, times }: Guessing) -> String {
     format!(
-        "{address} failed to prove itself by CHAP {times} times in a row and is answered late now: compare names and \
+        "{address} failed to prove itself by CHAP {times} times and is answered late now: compare names and \
          secrets, or keep it out with --network"
     )
 }

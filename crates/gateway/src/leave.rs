@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 
 use crate::gateway::Gateway;
 use crate::view::ForkView;
-use crate::volume::{Departure, VolumeTask, not_open};
+use crate::volume::{Departure, VolumeTask};
 
 impl Gateway {
     /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it. One that another gateway owns
@@ -73,11 +73,9 @@ impl Gateway {
     /// volumes that were made from it exist, and, unless told `with_forks`, while this gateway keeps forks of it.
     pub async fn delete_volume(&self, name: &str, with_forks: bool) -> Result<()> {
         let _one = self.changing.lock().await;
-        let task = self.volume_to_change(name)?;
+        let task = self.volume(name)?;
+        task.settled()?;
         let row = task.row();
-        if task.is_opening() {
-            return Err(not_open(&task));
-        }
         self.ground.disk(&row.disk)?;
         let store = self.ground.bucket(&row.bucket)?;
         if self.is_foreign(&task, &*store).await? {

@@ -183,8 +183,14 @@ impl VolumeTask {
         }
     }
 
+    /// `Busy` while it is being released, `Unavailable` while it is being opened.
+    pub fn settled(&self) -> Result<()> {
+        self.changeable()?;
+        if self.is_opening() { Err(not_open(self)) } else { Ok(()) }
+    }
+
     /// Whether it is not open yet, and tries.
-    pub fn is_opening(&self) -> bool {
+    fn is_opening(&self) -> bool {
         matches!(*self.state.lock(), State::Opening(_))
     }
 
@@ -400,7 +406,7 @@ const LEAVING: &str = "it leaves this gateway as soon as all of it is in its buc
 fn leaving(name: &str) -> Error {
     Error::new(
         ErrorKind::Busy,
-        format!("volume {name:?} is being released, and nothing else can be done with it: {LEAVING}"),
+        format!("volume {name:?} is being released, so nothing else can be done with it: {LEAVING}"),
     )
 }
 

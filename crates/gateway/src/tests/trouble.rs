@@ -93,6 +93,39 @@ async fn a_volume_whose_disk_is_not_configured_says_so() {
     again.stop(|_| ()).await.unwrap();
 }
 
+/// An opening that has to wait holds nothing up, and goes on without the command that asked for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adoption_that_waits_goes_on_without_its_asker() {
+    let scratch = Scratch::new("adopts");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    let row = one.volumes.lock()["vol1"].row();
+    one.release_volume("vol1").await.unwrap();
+    one.create_volume(wanted("vol2", ByteSize::mib(64))).await.unwrap();
+    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
+    std::fs::rename(&bucket, &aside).unwrap();
+    // The bucket goes away between the search for the volume and its opening.
+    let task = one.task(row);
+    let waits = until(|| task.view().reason.is_some());
+    tokio::select! {
+        biased;
+        done = one.bring_up(task.clone(), None) => panic!("opened without its bucket: {done:?}"),
+        () = waits => {}
+    }
+    let refused = one.adopt_volume(adopt("vol1", None)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+    let other = one.refuse_twice("vol3", task.image_id()).unwrap_err();
+    assert!(other.to_string().contains("\"vol1\" is not open"), "{other}");
+    let access = tokio::time::timeout(Duration::from_secs(5), one.set_access("vol2", Access::default()));
+    access.await.expect("a change waited for the opening").unwrap();
+    std::fs::rename(&aside, &bucket).unwrap();
+    until(|| one.catalog.volumes().unwrap().len() == 2).await;
+    assert_eq!((one.show_volume("vol1").unwrap().state.as_str(), byte(&one, "vol1", 8).await), ("open", 7));
+    one.stop(|_| ()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_bucket_that_does_not_answer_its_probe_holds_nothing_up() {
     let scratch = Scratch::new("deaf");
