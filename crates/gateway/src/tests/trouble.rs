@@ -104,9 +104,12 @@ async fn an_adoption_that_waits_goes_on_without_its_asker() {
     let row = one.volumes.lock()["vol1"].row();
     one.release_volume("vol1").await.unwrap();
     one.create_volume(wanted("vol2", ByteSize::mib(64))).await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
     let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
     std::fs::rename(&bucket, &aside).unwrap();
-    // The bucket goes away between the search for the volume and its opening.
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    // As if the bucket had gone away between the search for the volume and its opening.
     let task = one.task(row);
     let waits = until(|| task.view().reason.is_some());
     tokio::select! {
