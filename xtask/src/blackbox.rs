@@ -94,7 +94,9 @@ fn refusals(dir: &Path) -> Result {
     refused(&["volume", "create", "Not A Name", "--size", "1GiB"])?;
     refused(&["volume", "create", "weak", "--size", "1GiB", "--chap", "user:short"])?;
     serve.tell(&["volume", "create", "one", "--size", "1GiB"])?;
-    refused(&["volume", "create", "one", "--size", "1GiB"])?;
+    expect(&refused(&["volume", "create", "one", "--size", "1GiB"])?, "choose another name")?;
+    expect(&refused(&["bucket", "add", "store", &bucket])?, "choose another name")?;
+    expect(&refused(&["volume", "show", "no/such one?"])?, "there is no volume \"no/such one?\"")?;
     refused(&["volume", "delete", "one"])?;
     expect(&serve.tell(&["volume", "list"])?, "one")?;
     serve.stop()?;

@@ -1,5 +1,6 @@
 //! The client.
 
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 
 use base::{Error, ErrorKind, Result};
@@ -11,11 +12,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{AddBucket, Problem, Resize};
+use crate::{AddBucket, Problem, Resize, WITH_FORKS};
 
 /// Talks to the gateway that listens on a socket.
 #[derive(Debug, Clone)]
@@ -49,7 +51,7 @@ impl Client {
 
     /// Probes a bucket.
     pub async fn probe(&self, name: &str) -> Result<ProbeView> {
-        self.call(Method::POST, &format!("/v1/buckets/{name}/probe"), NOTHING).await
+        self.call(Method::POST, &format!("/v1/buckets/{}/probe", segment(name)), NOTHING).await
     }
 
     /// All volumes.
@@ -59,7 +61,7 @@ impl Client {
 
     /// One volume.
     pub async fn volume(&self, name: &str) -> Result<VolumeView> {
-        self.call(Method::GET, &format!("/v1/volumes/{name}"), NOTHING).await
+        self.call(Method::GET, &format!("/v1/volumes/{}", segment(name)), NOTHING).await
     }
 
     /// Creates a volume.
@@ -69,32 +71,34 @@ impl Client {
 
     /// Takes over a volume that is in a bucket.
     pub async fn adopt(&self, wanted: &AdoptVolume) -> Result<VolumeView> {
-        self.call(Method::POST, "/v1/volumes/adopt", Some(wanted)).await
+        self.call(Method::POST, "/v1/adopt", Some(wanted)).await
     }
 
     /// Changes a size.
     pub async fn resize(&self, name: &str, size: u64) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/volumes/{name}/resize"), Some(&Resize { size })).await
+        self.call(Method::POST, &format!("/v1/volumes/{}/resize", segment(name)), Some(&Resize { size }))
+            .await
     }
 
     /// Changes who may use a volume.
     pub async fn set_access(&self, name: &str, access: &Access) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/volumes/{name}/access"), Some(access)).await
+        self.call(Method::POST, &format!("/v1/volumes/{}/access", segment(name)), Some(access)).await
     }
 
     /// Waits until a volume's data is in its bucket.
     pub async fn drain(&self, name: &str) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/volumes/{name}/drain"), NOTHING).await
+        self.call(Method::POST, &format!("/v1/volumes/{}/drain", segment(name)), NOTHING).await
     }
 
     /// Lets go of a volume.
     pub async fn release(&self, name: &str) -> Result<()> {
-        self.call(Method::POST, &format!("/v1/volumes/{name}/release"), NOTHING).await
+        self.call(Method::POST, &format!("/v1/volumes/{}/release", segment(name)), NOTHING).await
     }
 
-    /// Deletes a volume and its data.
-    pub async fn delete(&self, name: &str) -> Result<()> {
-        self.call(Method::DELETE, &format!("/v1/volumes/{name}"), NOTHING).await
+    /// Deletes a volume and its data; also the forks of it that the gateway keeps, if so told.
+    pub async fn delete(&self, name: &str, with_forks: bool) -> Result<()> {
+        let query = if with_forks { format!("?{WITH_FORKS}") } else { String::new() };
+        self.call(Method::DELETE, &format!("/v1/volumes/{}{query}", segment(name)), NOTHING).await
     }
 
     /// All forks.
@@ -104,12 +108,12 @@ impl Client {
 
     /// Makes a fork a volume of its own.
     pub async fn open_fork(&self, fork: &str, wanted: &OpenFork) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/forks/{fork}/open"), Some(wanted)).await
+        self.call(Method::POST, &format!("/v1/forks/{}/open", segment(fork)), Some(wanted)).await
     }
 
     /// Gives a fork up for good.
     pub async fn discard_fork(&self, fork: &str) -> Result<()> {
-        self.call(Method::DELETE, &format!("/v1/forks/{fork}"), NOTHING).await
+        self.call(Method::DELETE, &format!("/v1/forks/{}", segment(fork)), NOTHING).await
     }
 
     async fn call<T: DeserializeOwned>(
@@ -158,6 +162,11 @@ impl Client {
         let ok = response.status().is_success();
         Ok((ok, response.into_body().collect().await.map_err(broken)?.to_bytes()))
     }
+}
+
+/// A name as a part of a path, whatever stands in it.
+fn segment(name: &str) -> impl Display {
+    utf8_percent_encode(name, NON_ALPHANUMERIC)
 }
 
 fn kind(word: &str) -> ErrorKind {

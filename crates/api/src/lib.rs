@@ -13,6 +13,9 @@ use serde::{Deserialize, Serialize};
 /// The socket's name in the data directory.
 pub const SOCKET: &str = "api.sock";
 
+/// The query of a request to delete a volume with the forks of it that the gateway keeps.
+const WITH_FORKS: &str = "with_forks=true";
+
 /// The body of an error answer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Problem {
@@ -36,3 +39,6 @@ struct AddBucket {
 struct Resize {
     size: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Path as Segment, State};
-use axum::http::StatusCode;
+use axum::extract::{Path as Segment, RawQuery, State};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -14,7 +14,7 @@ use gateway::{Access, AdoptVolume, CreateVolume, Gateway, OpenFork};
 use serde::Serialize;
 use tokio::net::UnixListener;
 
-use crate::{AddBucket, Problem, Resize};
+use crate::{AddBucket, Problem, Resize, WITH_FORKS};
 
 /// A running API.
 #[derive(Debug)]
@@ -57,7 +57,7 @@ fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/buckets", get(buckets).post(add_bucket))
         .route("/v1/buckets/{name}/probe", post(probe))
         .route("/v1/volumes", get(volumes).post(create))
-        .route("/v1/volumes/adopt", post(adopt))
+        .route("/v1/adopt", post(adopt))
         .route("/v1/volumes/{name}", get(show).delete(delete))
         .route("/v1/volumes/{name}/resize", post(resize))
         .route("/v1/volumes/{name}/access", post(access))
@@ -66,6 +66,8 @@ fn routes(gateway: Arc<Gateway>) -> Router {
         .route("/v1/forks", get(forks))
         .route("/v1/forks/{name}", axum::routing::delete(discard_fork))
         .route("/v1/forks/{name}/open", post(open_fork))
+        .fallback(unknown)
+        .method_not_allowed_fallback(unknown)
         .with_state(gateway)
 }
 
@@ -97,12 +99,19 @@ fn status_code(kind: ErrorKind) -> StatusCode {
     }
 }
 
+async fn unknown(method: Method, path: Uri) -> impl IntoResponse {
+    let text = format!(
+        "the gateway has no {method} {path}: check the name, and that command line and gateway are of the same version"
+    );
+    Answer::<()>(Err(Error::new(ErrorKind::NotFound, text)))
+}
+
 async fn status(State(gateway): Shared) -> impl IntoResponse {
-    Answer(gateway.view())
+    Answer(Ok(gateway.view()))
 }
 
 async fn buckets(State(gateway): Shared) -> impl IntoResponse {
-    Answer(gateway.buckets())
+    Answer(Ok(gateway.buckets()))
 }
 
 async fn add_bucket(State(gateway): Shared, Json(wanted): Json<AddBucket>) -> impl IntoResponse {
@@ -129,8 +138,21 @@ async fn show(State(gateway): Shared, Segment(name): Segment<String>) -> impl In
     Answer(gateway.show_volume(&name))
 }
 
-async fn delete(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
-    Answer(gateway.delete_volume(&name).await)
+async fn delete(
+    State(gateway): Shared,
+    Segment(name): Segment<String>,
+    RawQuery(query): RawQuery,
+) -> impl IntoResponse {
+    let with_forks = match query.as_deref() {
+        None => false,
+        Some(WITH_FORKS) => true,
+        Some(other) => {
+            return Answer(Err(Error::invalid(format!(
+                "{other:?} is unknown here: say {WITH_FORKS} or nothing"
+            ))));
+        }
+    };
+    Answer(gateway.delete_volume(&name, with_forks).await)
 }
 
 async fn resize(

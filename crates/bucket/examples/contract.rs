@@ -30,7 +30,8 @@ fn chance() -> Result<SeededEntropy> {
 
 async fn run(url: &str) -> Result<()> {
     let entropy = chance()?;
-    let metered = Arc::new(Metered::new(open(url, &OpenOptions::new(Arc::new(SystemClock)))?));
+    let options = OpenOptions { make_directory: true, ..OpenOptions::new(Arc::new(SystemClock)) };
+    let metered = Arc::new(Metered::new(open(url, &options)?));
     let bucket: Arc<dyn Bucket> = metered.clone();
     let report = probe(&bucket, &entropy as &dyn Entropy).await?;
     println!("probe: {report:?}");

@@ -17,7 +17,7 @@ mod temporary;
 mod tests;
 mod walk;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Range;
@@ -64,19 +64,50 @@ struct Shared {
 
 type Identity = (u64, u64, Option<std::time::SystemTime>);
 
+/// Where files are written. It stays as long as the bucket, and shows that a directory is one.
+fn workshop(root: &Path) -> PathBuf {
+    root.join(OWN).join("temporary")
+}
+
 impl Directory {
-    /// Opens the bucket in `root`, which is made if it is absent, and removes what killed gateways left half-written.
-    /// `Invalid` if the file system cannot carry a bucket (no hard links, or names that ignore case). It blocks.
+    /// Opens the bucket that [`Directory::make`] made in `root`, and removes what killed gateways left half-written. It blocks.
+    ///
+    /// `Unavailable` if it is not there: at a mount point without its file system stands another directory, which must never
+    /// be taken for an empty bucket.
     pub fn open(root: impl Into<PathBuf>) -> Result<Directory> {
         let root = root.into();
-        let own = root.join(OWN);
-        let new: Vec<_> = own.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
-        fs::create_dir_all(&own).map_err(|e| failed("make the bucket directory", &root, e))?;
-        let root = root.canonicalize().map_err(|e| failed("open the bucket directory", &root, e))?;
-        for above in new.iter().filter_map(|made| made.parent()) {
-            sync_dir(if above.as_os_str().is_empty() { Path::new(".") } else { above })?;
+        match fs::metadata(workshop(&root)) {
+            Ok(found) if found.is_dir() => Directory::enter(&root),
+            Err(e) if !is_absence(&e) => Err(failed("open the bucket directory", &root, e)),
+            _ => Err(Error::new(
+                ErrorKind::Unavailable,
+                format!(
+                    "{} is not the bucket that was added: is its file system mounted? (There is no {OWN}/temporary in it.)",
+                    root.display()
+                ),
+            )),
         }
-        let workshop = Workshop::open(&root.join(OWN).join("temporary"))?;
+    }
+
+    /// Makes `root` a bucket, if it is none yet, and opens it. `Invalid` if the file system cannot carry a bucket (no hard
+    /// links, or names that ignore case). It blocks.
+    pub fn make(root: impl Into<PathBuf>) -> Result<Directory> {
+        let root = root.into();
+        let workshop = workshop(&root);
+        let new: Vec<_> = workshop.ancestors().take_while(|p| !p.exists()).map(Path::to_owned).collect();
+        fs::create_dir_all(&workshop).map_err(|e| failed("make the bucket directory", &root, e))?;
+        // What a process that was killed made and did not sync is synced now.
+        let ours = [root.join(OWN), root.clone()];
+        let above = ours.iter().map(PathBuf::as_path).chain(new.iter().filter_map(|made| made.parent()));
+        for dir in above.collect::<BTreeSet<_>>() {
+            sync_dir(if dir.as_os_str().is_empty() { Path::new(".") } else { dir })?;
+        }
+        Directory::enter(&root)
+    }
+
+    fn enter(root: &Path) -> Result<Directory> {
+        let root = root.canonicalize().map_err(|e| failed("open the bucket directory", root, e))?;
+        let workshop = Workshop::open(&workshop(&root))?;
         workshop.check_file_system(&root)?;
         let attributes = AttributeStore::open(&root.join(OWN), &workshop)?;
         let shared = Shared { root, workshop, attributes, durable: Mutex::default() };

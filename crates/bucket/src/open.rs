@@ -94,7 +94,8 @@ impl ClassNames {
     }
 }
 
-/// How to open a bucket. Its URL may say all but the credentials and the clock as well, and then the URL is right.
+/// How to open a bucket. Its URL may say all but the credentials, the clock and `make_directory` as well, and then the
+/// URL is right.
 #[derive(Clone)]
 pub struct OpenOptions {
     /// The time of day, for signatures.
@@ -119,6 +120,8 @@ pub struct OpenOptions {
     pub checksum: Checksum,
     /// Names of classes (`class.infrequent`, `class.archive`, `class.deep_archive`).
     pub classes: ClassNames,
+    /// Whether a directory is made a bucket if it is none yet; else it has to be one.
+    pub make_directory: bool,
 }
 
 impl OpenOptions {
@@ -136,6 +139,7 @@ impl OpenOptions {
             part_size: ByteSize::mib(16),
             checksum: Checksum::default(),
             classes: ClassNames::default(),
+            make_directory: false,
         }
     }
 
@@ -189,7 +193,7 @@ impl std::fmt::Debug for OpenOptions {
 ///
 /// | | |
 /// |---|---|
-/// | `/path`, `dir:///path`, `file:///path` | a directory, made if it is absent |
+/// | `/path`, `dir:///path`, `file:///path` | a directory; see [`OpenOptions::make_directory`] |
 /// | `mem:` | memory: empty, new at every call |
 /// | `s3://bucket/prefix?endpoint=http://127.0.0.1:8333&region=eu-west-1` | Amazon S3 and those that speak as it does |
 /// | `oss://bucket/prefix?region=cn-hangzhou` | Alibaba Cloud OSS |
@@ -213,7 +217,8 @@ fn open_with(url: &str, options: &OpenOptions, env: Env<'_>) -> Result<Arc<dyn B
                 "a directory's URL needs a path: write it as in \"dir:///srv/bucket\"",
             ));
         }
-        return prefixed(Arc::new(Directory::open(path)?), options.prefix.as_deref(), "");
+        let directory = if options.make_directory { Directory::make(path) } else { Directory::open(path) }?;
+        return prefixed(Arc::new(directory), options.prefix.as_deref(), "");
     }
     let place = Place::parse(url, options)?;
     let bucket: Arc<dyn Bucket> = match place.scheme.as_str() {

@@ -75,8 +75,15 @@ impl Catalog {
     }
 
     pub fn add_bucket(&self, row: &BucketRow) -> Result<()> {
-        let added = self.0.lock().execute("insert into bucket values (?1, ?2)", params![row.name, row.url]);
-        taken(added, &format!("a bucket named {:?} exists already", row.name))
+        let db = self.0.lock();
+        bucket_is_new(&db, &row.name)?;
+        let added = db.execute("insert into bucket values (?1, ?2)", params![row.name, row.url]);
+        added.map(drop).map_err(failed("cannot be written"))
+    }
+
+    /// `Exists` if there is a bucket of that name.
+    pub fn refuse_bucket_twice(&self, name: &str) -> Result<()> {
+        bucket_is_new(&self.0.lock(), name)
     }
 
     pub fn volumes(&self) -> Result<Vec<VolumeRow>> {
@@ -109,7 +116,9 @@ impl Catalog {
     }
 
     pub fn add_volume(&self, row: &VolumeRow) -> Result<()> {
-        let added = self.0.lock().execute(
+        let db = self.0.lock();
+        volume_is_new(&db, &row.name, row.image, &row.target)?;
+        let added = db.execute(
             "insert into volume values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             params![
                 row.name,
@@ -122,7 +131,12 @@ impl Catalog {
                 row.access.to_text()?
             ],
         );
-        taken(added, &format!("a volume named {:?} exists already", row.name))
+        added.map(drop).map_err(failed("cannot be written"))
+    }
+
+    /// `Exists` if there is a volume of that name, image or target.
+    pub fn refuse_volume_twice(&self, name: &str, image: ImageId, target: &str) -> Result<()> {
+        volume_is_new(&self.0.lock(), name, image, target)
     }
 
     pub fn set_size(&self, name: &str, size: ByteSize) -> Result<()> {
@@ -148,12 +162,37 @@ impl Catalog {
     }
 }
 
-fn taken(added: rusqlite::Result<usize>, exists: &str) -> Result<()> {
-    match added {
-        Ok(_) => Ok(()),
-        Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::ConstraintViolation) => {
-            Err(Error::caused(ErrorKind::Exists, exists.to_owned(), e))
-        }
-        Err(e) => Err(failed("cannot be written")(e)),
+fn bucket_is_new(db: &Connection, name: &str) -> Result<()> {
+    let known = db.query_row("select url from bucket where name = ?1", [name], |_| Ok(()));
+    match known.optional().map_err(failed("buckets"))? {
+        None => Ok(()),
+        Some(()) => Err(Error::new(
+            ErrorKind::Exists,
+            format!(
+                "a bucket named {name:?} exists already: choose another name; `tidegate bucket list` shows all"
+            ),
+        )),
     }
+}
+
+fn volume_is_new(db: &Connection, name: &str, image: ImageId, target: &str) -> Result<()> {
+    let image = image.to_string();
+    let holder = |column: &str, value: &str| -> Result<Option<String>> {
+        let query = format!("select name from volume where {column} = ?1");
+        db.query_row(&query, [value], |row| row.get(0)).optional().map_err(failed("volumes"))
+    };
+    let text = if holder("name", name)?.is_some() {
+        format!(
+            "a volume named {name:?} exists already: choose another name; `tidegate volume list` shows all"
+        )
+    } else if let Some(known) = holder("image", &image)? {
+        format!("image {image} is volume {known:?} of this gateway already: use that one")
+    } else if let Some(known) = holder("target", target)? {
+        format!(
+            "volume {known:?} has the target {target} already, which {name:?} would get: choose another name"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::Exists, text))
 }

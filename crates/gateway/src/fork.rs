@@ -48,10 +48,16 @@ impl Gateway {
         self.found_forks().into_iter().map(view).collect()
     }
 
+    /// The forks of one image.
+    pub(crate) fn forks_of(&self, image: ImageId) -> Vec<ForkView> {
+        let image = image.to_string();
+        self.forks().into_iter().filter(|fork| fork.image == image).collect()
+    }
+
     fn found_forks(&self) -> Vec<Found> {
         let volumes = self.volumes.lock();
         let mut found = Vec::new();
-        for (disk_name, disk) in &self.disks {
+        for (disk_name, disk) in &self.ground.disks {
             for image in disk.spool.owners() {
                 let task = volumes.values().find(|task| task.image_id() == image);
                 // Of a volume that is not open yet it is not known what will go on and what is a fork.
@@ -100,11 +106,10 @@ impl Gateway {
     /// The bucket a fork's volume lives in.
     async fn bucket_of(&self, found: &Found) -> Result<(String, Arc<dyn Bucket>)> {
         if let Some(name) = &found.bucket {
-            return Ok((name.clone(), self.bucket(name)?));
+            return Ok((name.clone(), self.ground.bucket(name)?));
         }
-        let names: Vec<String> = self.buckets.lock().keys().cloned().collect();
-        for name in names {
-            let Ok(bucket) = self.bucket(&name) else { continue };
+        for name in self.ground.bucket_names() {
+            let Ok(bucket) = self.ground.bucket(&name) else { continue };
             match chain::read_image(&*bucket, found.fork.image).await {
                 Ok(_) => return Ok((name, bucket)),
                 Err(e) if e.kind() == ErrorKind::NotFound => {}
@@ -121,17 +126,17 @@ impl Gateway {
     }
 
     /// Makes a fork a volume of its own, which opens at once. The fork stays until it is discarded.
-    pub async fn open_fork(&self, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+    pub async fn open_fork(self: &Arc<Self>, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
-        self.refuse_duplicate(&wanted.name)?;
+        let clone = ImageId::generate(&*self.ground.seams.entropy);
+        self.refuse_twice(&wanted.name, clone)?;
         let found = self.find_fork(fork)?;
         self.whole(&found).await?;
         let (bucket_name, bucket) = self.bucket_of(&found).await?;
-        let env = self.env(&found.disk, bucket);
-        let clone = ImageId::generate(&*self.seams.entropy);
+        let env = self.ground.env(&found.disk, bucket);
         let record = image::open_fork(&env, found.fork.image, found.fork.epoch, clone, &wanted.name).await?;
         let row = VolumeRow {
             image: clone,
@@ -144,9 +149,9 @@ impl Gateway {
             name: wanted.name,
         };
         self.catalog.add_volume(&row)?;
-        let task = self.task(row)?;
-        task.open(None).await?;
-        Ok(task.view())
+        let task = self.task(row);
+        drop(one);
+        self.bring_up(task, None).await
     }
 
     /// Gives a fork up for good.

@@ -1,6 +1,6 @@
 //! The gateway: brings up disks, buckets, volumes and the portal, and carries out what its users ask for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::net::SocketAddr;
 use std::path::Path;
@@ -8,16 +8,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ByteSize, Clock, Entropy, Epoch, Error, ErrorKind, GatewayId, ImageId, Result, SECTOR, Spawn};
-use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying};
-use image::{DirtyMemory, Env, Options, Severity};
+use bucket::Bucket;
+use image::Severity;
 use parking_lot::Mutex;
 use portal::Portal;
 use scsi::iscsi::{Guessing, Limits, TargetRegistry};
+use tokio::sync::oneshot;
 
 use crate::catalog::{BucketRow, Catalog, VolumeRow};
 use crate::config::{Config, NAME_RULE, is_name};
 use crate::disk::CacheDisk;
 use crate::event::EventLog;
+use crate::ground::Ground;
 use crate::target::Access;
 use crate::view::{BucketView, GatewayView, ProbeView, SessionView, VolumeView};
 use crate::volume::VolumeTask;
@@ -71,23 +73,14 @@ pub struct AdoptVolume {
     pub access: Access,
 }
 
-/// A bucket, or why it cannot be used.
-pub(crate) type OpenBucket = Result<Arc<dyn Bucket>, String>;
-
 /// The largest volume (L09).
 const LARGEST: u64 = 256 << 40;
 
 /// A running gateway.
 pub struct Gateway {
-    config: Config,
-    pub(crate) seams: Seams,
-    id: GatewayId,
+    pub(crate) ground: Arc<Ground>,
     pub(crate) catalog: Catalog,
-    events: Arc<EventLog>,
-    pub(crate) disks: BTreeMap<String, Arc<CacheDisk>>,
-    pub(crate) buckets: Mutex<BTreeMap<String, OpenBucket>>,
     pub(crate) volumes: Mutex<BTreeMap<String, Arc<VolumeTask>>>,
-    memory: Arc<DirtyMemory>,
     targets: Arc<TargetRegistry>,
     portal: Mutex<Option<Portal>>,
     /// Keeps other gateways off the data directory until this one has stopped.
@@ -97,13 +90,11 @@ pub struct Gateway {
     pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
-/// How often a volume is tried again whose bucket could not be opened at the start.
-const LAUNCH_AGAIN: Duration = Duration::from_secs(5);
 /// How long a stop waits for a change under way.
 const CHANGE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Gateway {
-    /// Brings everything up. Volumes whose bucket does not answer yet open later by themselves.
+    /// Brings everything up. Volumes whose bucket is not there yet open later by themselves.
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
         config.check()?;
         make_directory(&config.data)?;
@@ -127,68 +118,27 @@ impl Gateway {
         let portal = Portal::start(&config.iscsi.listen, targets.clone(), options, &*seams.spawn)?;
         crate::memory::prepare(config.memory, &*seams.spawn);
         let gateway = Arc::new(Gateway {
-            memory: DirtyMemory::new(config.memory),
-            events,
             addresses: portal.addresses().to_vec(),
             portal: Mutex::new(Some(portal)),
             lock: Mutex::new(Some(lock)),
-            buckets: Mutex::default(),
             volumes: Mutex::default(),
             changing: tokio::sync::Mutex::default(),
-            config,
-            seams,
-            id,
+            ground: Arc::new(Ground::new(config, seams, id, events, disks)),
             catalog,
-            disks,
             targets,
         });
         for row in gateway.catalog.buckets()? {
-            let opened = gateway.open_bucket(&row.url).map_err(|e| e.to_string());
-            gateway.buckets.lock().insert(row.name, opened);
+            gateway.ground.know_bucket(row);
         }
         for row in gateway.catalog.volumes()? {
-            if let Err(e) = gateway.clone().launch(row.clone(), None) {
-                gateway.clone().launch_later(row, &e);
-            }
+            let task = gateway.task(row);
+            let work = async move {
+                // What is wrong stands in the volume's view and in the log.
+                let _ = task.open(None).await;
+            };
+            gateway.ground.seams.spawn.spawn("open-volume", Box::pin(work));
         }
         Ok(gateway)
-    }
-
-    /// Tries again and again to start a volume whose bucket or disk is not there.
-    fn launch_later(self: Arc<Self>, row: VolumeRow, why: &Error) {
-        self.events.note(Severity::Error, format!("volume {} cannot be started yet: {why}", row.name));
-        let gateway = Arc::downgrade(&self);
-        let spawn = self.seams.spawn.clone();
-        let work = async move {
-            loop {
-                tokio::time::sleep(LAUNCH_AGAIN).await;
-                let Some(gateway) = gateway.upgrade() else { return };
-                if gateway.is_stopping() {
-                    return;
-                }
-                gateway.open_bucket_again(&row.bucket);
-                if gateway.clone().launch(row.clone(), None).is_ok() {
-                    gateway.events.note(Severity::Info, format!("volume {} is started now", row.name));
-                    return;
-                }
-            }
-        };
-        spawn.spawn("launch-volume", Box::pin(work));
-    }
-
-    /// Whether it has let go of its clients.
-    fn is_stopping(&self) -> bool {
-        self.portal.lock().is_none()
-    }
-
-    /// A bucket that could not be opened at the start may be there now.
-    fn open_bucket_again(&self, name: &str) {
-        let missing = self.buckets.lock().get(name).is_some_and(Result::is_err);
-        let rows = self.catalog.buckets().unwrap_or_default();
-        if let Some(row) = rows.into_iter().find(|row| missing && row.name == name) {
-            let opened = self.open_bucket(&row.url).map_err(|e| e.to_string());
-            self.buckets.lock().insert(row.name, opened);
-        }
     }
 
     /// Where iSCSI listens.
@@ -198,80 +148,18 @@ impl Gateway {
 
     /// Its configuration.
     pub fn config(&self) -> &Config {
-        &self.config
+        &self.ground.config
     }
 
-    fn open_bucket(&self, url: &str) -> Result<Arc<dyn Bucket>> {
-        let store = bucket::open(url, &OpenOptions::new(self.seams.clock.clone()))?;
-        let retrying = Retrying::new(store, RetryPolicy::background(), self.seams.entropy.clone());
-        Ok(Arc::new(retrying.with_reading(RetryPolicy::foreground())))
-    }
-
-    pub(crate) fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
-        match self.buckets.lock().get(name) {
-            Some(Ok(bucket)) => Ok(bucket.clone()),
-            Some(Err(why)) => {
-                Err(Error::new(ErrorKind::Unavailable, format!("bucket {name:?} cannot be used: {why}")))
-            }
-            None => Err(Error::new(
-                ErrorKind::NotFound,
-                format!("there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`"),
-            )),
-        }
-    }
-
-    /// Starts a volume's task; it opens in the background.
-    fn launch(self: Arc<Self>, row: VolumeRow, accept_loss: Option<Epoch>) -> Result<Arc<VolumeTask>> {
-        let task = self.task(row)?;
-        let opening = task.clone();
-        let work = async move {
-            // What is wrong stands in the volume's view and in the log.
-            let _ = opening.open(accept_loss).await;
-        };
-        self.seams.spawn.spawn("open-volume", Box::pin(work));
-        Ok(task)
-    }
-
-    pub(crate) fn task(&self, row: VolumeRow) -> Result<Arc<VolumeTask>> {
-        let disk = self.disks.get(&row.disk).cloned().ok_or_else(|| {
-            Error::new(
-                ErrorKind::NotFound,
-                format!("there is no cache disk {:?} in the configuration", row.disk),
-            )
-        })?;
-        let env = self.env(&disk, self.bucket(&row.bucket)?);
+    /// A volume's task, which is not open yet.
+    pub(crate) fn task(&self, row: VolumeRow) -> Arc<VolumeTask> {
         let name = row.name.clone();
-        let task = VolumeTask::new(row, env, disk, self.targets.clone());
+        let task = VolumeTask::new(row, self.ground.clone(), self.targets.clone());
         self.volumes.lock().insert(name, task.clone());
-        Ok(task)
+        task
     }
 
-    /// What an image on a disk and in a bucket stands on.
-    pub(crate) fn env(&self, disk: &CacheDisk, bucket: Arc<dyn Bucket>) -> Env {
-        let upload = &self.config.upload;
-        Env {
-            clock: self.seams.clock.clone(),
-            spawn: self.seams.spawn.clone(),
-            bucket,
-            journal: disk.journal.clone(),
-            spool: disk.spool.clone(),
-            cache: disk.cache.clone(),
-            memory: self.memory.clone(),
-            gateway: self.id,
-            gateway_name: self.config.name.clone(),
-            events: self.events.clone(),
-            options: Options {
-                segment: upload.segment,
-                segment_age: upload.age,
-                puts: upload.parallel,
-                grace: upload.grace,
-                spool_limit: disk.config.local_segments,
-                ..Options::default()
-            },
-        }
-    }
-
-    fn volume(&self, name: &str) -> Result<Arc<VolumeTask>> {
+    pub(crate) fn volume(&self, name: &str) -> Result<Arc<VolumeTask>> {
         self.volumes.lock().get(name).cloned().ok_or_else(|| {
             Error::new(
                 ErrorKind::NotFound,
@@ -280,43 +168,56 @@ impl Gateway {
         })
     }
 
-    /// Adds a bucket, after a probe that refuses a store on which data would not be safe.
+    /// A volume that is to be changed. `Busy` if it is on its way out.
+    pub(crate) fn volume_to_change(&self, name: &str) -> Result<Arc<VolumeTask>> {
+        let task = self.volume(name)?;
+        task.changeable()?;
+        Ok(task)
+    }
+
+    /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
     pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
-        let _one = self.changing.lock().await;
         check_name("bucket", name)?;
-        let store = self.open_bucket(url)?;
-        let probe = probe(name, &store, &self.seams).await?;
-        self.catalog.add_bucket(&BucketRow { name: name.to_owned(), url: url.to_owned() })?;
-        self.buckets.lock().insert(name.to_owned(), Ok(store));
+        self.catalog.refuse_bucket_twice(name)?;
+        self.admit_bucket(name, url, self.ground.open_bucket(url, true)?).await
+    }
+
+    /// Probes a bucket and adds it. Other changes do not wait for the probe: a store that does not answer takes long.
+    pub(crate) async fn admit_bucket(
+        &self,
+        name: &str,
+        url: &str,
+        store: Arc<dyn Bucket>,
+    ) -> Result<ProbeView> {
+        let probe = self.ground.probe(name, &store).await?;
+        let _one = self.changing.lock().await;
+        let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
+        self.catalog.add_bucket(&row)?;
+        self.ground.take_bucket(row, store);
         Ok(probe)
     }
 
     /// The buckets.
-    pub fn buckets(&self) -> Result<Vec<BucketView>> {
-        let open = self.buckets.lock();
-        let trouble = |name: &str| open.get(name).and_then(|b| b.as_ref().err().cloned());
-        let rows = self.catalog.buckets()?.into_iter();
-        Ok(rows
-            .map(|row| BucketView { trouble: trouble(&row.name), name: row.name, url: hide_query(&row.url) })
-            .collect())
+    pub fn buckets(&self) -> Vec<BucketView> {
+        self.ground.bucket_views()
     }
 
     /// Probes a bucket again.
     pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
-        probe(name, &self.bucket(name)?, &self.seams).await
+        self.ground.probe(name, &self.ground.bucket(name)?).await
     }
 
     /// Creates a volume and opens it.
     pub async fn create_volume(self: &Arc<Self>, wanted: CreateVolume) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         let block_size = wanted.block_size.unwrap_or(512);
         check_size(wanted.size, block_size)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
-        let bucket = self.choose_bucket(wanted.bucket.as_deref())?;
+        let bucket = self.ground.choose_bucket(wanted.bucket.as_deref())?;
         let row = VolumeRow {
-            image: ImageId::generate(&*self.seams.entropy),
+            image: ImageId::generate(&*self.ground.seams.entropy),
             disk: self.choose_disk(wanted.disk.as_deref())?,
             size: ByteSize(wanted.size),
             block_size,
@@ -325,25 +226,28 @@ impl Gateway {
             bucket,
             name: wanted.name,
         };
-        self.refuse_duplicate(&row.name)?;
-        let store = self.bucket(&row.bucket)?;
-        let now = self.seams.clock.now();
+        self.refuse_twice(&row.name, row.image)?;
+        let store = self.ground.bucket(&row.bucket)?;
+        let now = self.ground.seams.clock.now();
         image::create(&*store, now, row.image, &row.name, row.size, row.block_size).await?;
         self.catalog.add_volume(&row)?;
-        let task = self.task(row)?;
-        task.open(None).await?;
-        Ok(task.view())
+        let task = self.task(row);
+        drop(one);
+        self.bring_up(task, None).await
     }
 
     /// Takes over a volume that is in a bucket already.
     pub async fn adopt_volume(self: &Arc<Self>, wanted: AdoptVolume) -> Result<VolumeView> {
-        let _one = self.changing.lock().await;
+        let one = self.changing.lock().await;
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
-        let bucket = self.choose_bucket(wanted.bucket.as_deref())?;
-        let store = self.bucket(&bucket)?;
-        let record = find_image(&*store, &wanted.image).await?;
+        if let Ok(known) = self.volume(&wanted.name) {
+            known.settled()?;
+        }
+        let bucket = self.ground.choose_bucket(wanted.bucket.as_deref())?;
+        let store = self.ground.bucket(&bucket)?;
+        let record = find_image(&bucket, &*store, &wanted.image).await?;
         let row = VolumeRow {
             image: record.image,
             disk: self.choose_disk(wanted.disk.as_deref())?,
@@ -356,72 +260,97 @@ impl Gateway {
         };
         let accept_loss = wanted.accept_loss.map(Epoch);
         let known = self.volumes.lock().get(&row.name).cloned();
-        if let Some(known) = known {
+        if let Some(known) = known.filter(|known| known.image_id() == row.image) {
             // The same volume, refused at first, is tried again with the loss accepted.
-            if known.image_id() != row.image || known.image().is_some_and(|image| image.usable().is_ok()) {
-                return Err(Error::new(
-                    ErrorKind::Exists,
-                    format!("a volume named {:?} exists already", row.name),
-                ));
-            }
-            known.hide();
-            known.abandon_image().await;
-            let task = self.task(known.row())?;
-            task.open(accept_loss).await?;
-            return Ok(task.view());
+            let task = self.adopt_again(&known).await?;
+            drop(one);
+            return self.bring_up(task, accept_loss).await;
         }
-        if let Some(same) = self.catalog.volumes()?.iter().find(|known| known.image == row.image) {
-            return Err(Error::new(
-                ErrorKind::Exists,
-                format!("{} is volume {:?} of this gateway already", wanted.image, same.name),
-            ));
-        }
-        let task = self.task(row.clone())?;
-        if let Err(e) = task.open(accept_loss).await {
-            self.volumes.lock().remove(&row.name);
-            return Err(e);
-        }
-        self.catalog.add_volume(&row)?;
+        self.refuse_twice(&row.name, row.image)?;
+        let task = self.task(row);
+        drop(one);
+        self.bring_up(task, accept_loss).await
+    }
+
+    /// Opens a volume and waits for that. It goes on though the caller may be gone, and nothing else waits for it: a bucket may
+    /// be away for long. One that is new to the catalog is entered when it is open, and forgotten if it refuses.
+    pub(crate) async fn bring_up(
+        self: &Arc<Self>,
+        task: Arc<VolumeTask>,
+        accept_loss: Option<Epoch>,
+    ) -> Result<VolumeView> {
+        let (tell, told) = oneshot::channel();
+        let (gateway, opening) = (self.clone(), task.clone());
+        let work = async move {
+            let opened = opening.open(accept_loss).await;
+            // Who asked may be gone.
+            let _ = tell.send(gateway.enter(&opening, opened).await);
+        };
+        self.ground.seams.spawn.spawn("open-volume", Box::pin(work));
+        let stopped = |e| {
+            let text =
+                "the gateway stopped while the volume was being opened: see what it is after the next start";
+            Error::caused(ErrorKind::Unavailable, text, e)
+        };
+        told.await.map_err(stopped)??;
         Ok(task.view())
     }
 
-    pub(crate) fn refuse_duplicate(&self, name: &str) -> Result<()> {
-        match self.volumes.lock().contains_key(name) {
-            true => Err(Error::new(ErrorKind::Exists, format!("a volume named {name:?} exists already"))),
-            false => Ok(()),
+    /// Enters a volume into the catalog whose opening has come to an end, unless it stands there already.
+    async fn enter(&self, task: &Arc<VolumeTask>, opened: Result<()>) -> Result<()> {
+        let _one = self.changing.lock().await;
+        let row = task.row();
+        let known = self.catalog.volumes()?.iter().any(|known| known.image == row.image);
+        // Once it was open it may have been released or deleted again.
+        let here = self.volumes.lock().get(&row.name).is_some_and(|here| Arc::ptr_eq(here, task));
+        if known || !here {
+            return opened;
         }
+        let entered = opened.and_then(|()| self.catalog.add_volume(&row));
+        if entered.is_err() {
+            task.hide();
+            task.abandon_image().await;
+            self.volumes.lock().remove(&row.name);
+        }
+        entered
+    }
+
+    /// A new task for a volume of this gateway that refused to open, or was lost to another gateway.
+    async fn adopt_again(&self, known: &VolumeTask) -> Result<Arc<VolumeTask>> {
+        let row = known.row();
+        if known.image().is_some_and(|image| image.usable().is_ok()) {
+            return Err(Error::new(
+                ErrorKind::Exists,
+                format!("volume {:?} is open on this gateway already: just use it", row.name),
+            ));
+        }
+        known.hide();
+        known.abandon_image().await;
+        Ok(self.task(row))
+    }
+
+    /// Refuses a new volume whose name, image or target one of this gateway has already.
+    pub(crate) fn refuse_twice(&self, name: &str, image: ImageId) -> Result<()> {
+        let known = self.volumes.lock().values().find(|task| task.is_or_has(name, image)).cloned();
+        if let Some(known) = &known {
+            known.changeable()?;
+        }
+        self.catalog.refuse_volume_twice(name, image, &self.target_name(name))?;
+        // What is being adopted is not in the catalog yet.
+        known.map_or(Ok(()), |known| Err(crate::volume::not_open(&known)))
     }
 
     pub(crate) fn target_name(&self, volume: &str) -> String {
-        format!("{}:{}.{volume}", self.config.iscsi.prefix, self.config.name)
-    }
-
-    fn choose_bucket(&self, wanted: Option<&str>) -> Result<String> {
-        let buckets = self.buckets.lock();
-        match (wanted, buckets.len()) {
-            (Some(name), _) => Ok(name.to_owned()),
-            (None, 1) => Ok(buckets.keys().next().cloned().unwrap_or_default()),
-            (None, 0) => {
-                Err(Error::invalid("there is no bucket yet; add one with `tidegate bucket add NAME URL`"))
-            }
-            (None, _) => Err(Error::invalid("there are several buckets; say which with --bucket NAME")),
-        }
+        format!("{}:{}.{volume}", self.config().iscsi.prefix, self.config().name)
     }
 
     fn choose_disk(&self, wanted: Option<&str>) -> Result<String> {
         if let Some(name) = wanted {
-            let known = self.disks.contains_key(name);
-            let unknown = || {
-                Error::new(
-                    ErrorKind::NotFound,
-                    format!("there is no cache disk {name:?} in the configuration"),
-                )
-            };
-            return if known { Ok(name.to_owned()) } else { Err(unknown()) };
+            return self.ground.disk(name).map(|_| name.to_owned());
         }
         let volumes = self.volumes.lock();
         let load = |disk: &&String| volumes.values().filter(|v| v.row().disk == **disk).count();
-        let least = self.disks.keys().min_by_key(load);
+        let least = self.ground.disks.keys().min_by_key(load);
         least.cloned().ok_or_else(|| Error::invalid("the configuration has no cache disk"))
     }
 
@@ -438,7 +367,7 @@ impl Gateway {
     /// Changes a volume's size.
     pub async fn resize_volume(&self, name: &str, size: u64) -> Result<VolumeView> {
         let _one = self.changing.lock().await;
-        let task = self.volume(name)?;
+        let task = self.volume_to_change(name)?;
         check_size(size, task.row().block_size)?;
         task.resize(size / SECTOR).await?;
         self.catalog.set_size(name, ByteSize(size))?;
@@ -450,7 +379,7 @@ impl Gateway {
         let _one = self.changing.lock().await;
         access.authentication()?;
         access.allow()?;
-        let task = self.volume(name)?;
+        let task = self.volume_to_change(name)?;
         task.set_access(access.clone())?;
         self.catalog.set_access(name, &access)?;
         Ok(task.view())
@@ -459,99 +388,25 @@ impl Gateway {
     /// Waits until everything acknowledged by now is in the bucket.
     pub async fn drain_volume(&self, name: &str) -> Result<VolumeView> {
         let task = self.volume(name)?;
-        let image = task.image().ok_or_else(|| crate::volume::not_open(name))?;
+        let image = task.image().ok_or_else(|| crate::volume::not_open(&task))?;
         image.drain().await?;
         Ok(task.view())
     }
 
-    /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it. One that another gateway owns
-    /// is only forgotten here; its fork, if there is one, stays.
-    pub async fn release_volume(&self, name: &str) -> Result<()> {
-        let one = self.changing.lock().await;
-        let task = self.volume(name)?;
-        match task.image() {
-            Some(image) if is_fenced(&image) => {
-                task.hide();
-                task.abandon_image().await;
-            }
-            Some(image) => {
-                task.hide();
-                // It takes as long as the bucket does: other volumes' affairs, and a stop, do not wait for that.
-                drop(one);
-                image.close().await?;
-            }
-            None if task.is_refused() => {}
-            None => return Err(crate::volume::not_open(name)),
-        }
-        self.volumes.lock().remove(name);
-        self.catalog.remove_volume(name)
-    }
-
-    /// Deletes a volume and all its data, here and in the bucket. `Fenced` if another gateway owns it; `Denied` while
-    /// volumes that were made from it exist.
-    pub async fn delete_volume(&self, name: &str) -> Result<()> {
-        let _one = self.changing.lock().await;
-        let task = self.volume(name)?;
-        let row = task.row();
-        let store = self.bucket(&row.bucket)?;
-        if self.is_foreign(&task, &*store).await? {
-            return Err(Error::fenced(format!(
-                "volume {name:?} belongs to another gateway now: delete it there, or take it off this one with \
-                 `tidegate volume release {name}`"
-            )));
-        }
-        if let Some(clone) = image::clones_of(&*store, row.image).await?.first() {
-            return Err(Error::new(
-                ErrorKind::Denied,
-                format!(
-                    "volume {name:?} holds data of image {clone}, which was made from it: delete that one first"
-                ),
-            ));
-        }
-        let parents = parents(&*store, row.image).await?;
-        task.hide();
-        task.abandon().await;
-        delete_image(&*store, row.image).await?;
-        image::unpin_clone(&*store, &parents, row.image).await?;
-        if let Some(disk) = self.disks.get(&row.disk) {
-            for file in disk.spool.list(row.image) {
-                disk.spool.remove(row.image, &file.name).await?;
-            }
-            disk.cache.invalidate_image(row.image);
-        }
-        self.volumes.lock().remove(name);
-        self.catalog.remove_volume(name)
-    }
-
-    /// Whether another gateway's journal may hold what the volume's newest writes are.
-    async fn is_foreign(&self, task: &VolumeTask, store: &dyn Bucket) -> Result<bool> {
-        if let Some(image) = task.image() {
-            return Ok(is_fenced(&image));
-        }
-        match chain::load(store, task.image_id()).await {
-            Ok(loaded) => Ok(!loaded.chain.clean
-                && loaded
-                    .last_owner
-                    .is_some_and(|last| self.disks.values().all(|disk| disk.journal.id() != last.journal))),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
-            Err(e) => Err(e),
-        }
-    }
-
     /// Everything an operator sees.
-    pub fn view(&self) -> Result<GatewayView> {
-        Ok(GatewayView {
-            name: self.config.name.clone(),
-            id: self.id.to_string(),
+    pub fn view(&self) -> GatewayView {
+        GatewayView {
+            name: self.config().name.clone(),
+            id: self.ground.id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             portals: self.addresses.iter().map(SocketAddr::to_string).collect(),
-            disks: self.disks.values().map(|disk| disk.view()).collect(),
-            buckets: self.buckets()?,
+            disks: self.ground.disks.values().map(|disk| disk.view()).collect(),
+            buckets: self.buckets(),
             volumes: self.volumes(),
             forks: self.forks(),
             sessions: self.targets.sessions().into_iter().map(session).collect(),
-            events: self.events.newest(50),
-        })
+            events: self.ground.events.newest(50),
+        }
     }
 
     /// Ends everything in good order: initiators are asked to go, volumes are closed as far as the time set allows, and
@@ -564,7 +419,7 @@ impl Gateway {
             portal.stop(Duration::from_secs(2)).await;
         }
         let tasks: Vec<_> = self.volumes.lock().values().cloned().collect();
-        let limit = self.config.stop_within;
+        let limit = self.config().stop_within;
         let closing = async {
             let mut closings = tokio::task::JoinSet::new();
             for task in &tasks {
@@ -583,7 +438,7 @@ impl Gateway {
                 }
             }
         }
-        for disk in self.disks.values() {
+        for disk in self.ground.disks.values() {
             disk.close().await?;
         }
         self.lock.lock().take();
@@ -617,7 +472,7 @@ fn lock_directory(data: &Path) -> Result<File> {
 
 fn guessed(Guessing { address, times }: Guessing) -> String {
     format!(
-        "{address} failed to prove itself by CHAP {times} times in a row and is answered late now: compare names and \
+        "{address} failed to prove itself by CHAP {times} times and is answered late now: compare names and \
          secrets, or keep it out with --network"
     )
 }
@@ -633,80 +488,34 @@ fn session(s: scsi::iscsi::SessionView) -> SessionView {
     }
 }
 
-async fn probe(name: &str, store: &Arc<dyn Bucket>, seams: &Seams) -> Result<ProbeView> {
-    let report = bucket::probe(store, &*seams.entropy).await?;
-    Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
-}
-
-fn findings(report: &bucket::ProbeReport) -> Vec<String> {
-    let sums = if report.verifies_uploads {
-        "bodies with a wrong CRC-64 are refused by the store"
-    } else {
-        "the store does not verify CRC-64s; damage on the way up shows when it is read"
+/// An image of a bucket, by its id or the name it was created under.
+async fn find_image(bucket: &str, store: &dyn Bucket, wanted: &str) -> Result<chain::ImageRecord> {
+    let unknown = |what: &str| {
+        Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "bucket {bucket:?} has no volume {what} {wanted:?}: check that, or say --bucket NAME for another"
+            ),
+        )
     };
-    vec![
-        format!("{}: create-only puts are right, also in a race of 16", report.url),
-        sums.to_owned(),
-        format!("one small object took {} ms to be stored", report.create_millis),
-    ]
-}
-
-fn is_fenced(image: &image::Image) -> bool {
-    image.usable().is_err_and(|e| e.kind() == ErrorKind::Fenced)
-}
-
-/// The images whose segments an image points at.
-async fn parents(store: &dyn Bucket, image: ImageId) -> Result<BTreeSet<ImageId>> {
-    match chain::load(store, image).await {
-        Ok(loaded) => Ok(loaded
-            .checkpoint
-            .table
-            .values()
-            .map(|row| row.origin)
-            .filter(|origin| *origin != image)
-            .collect()),
-        // What is gone or damaged is deleted all the same.
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(BTreeSet::new()),
-        Err(e) => Err(e),
-    }
-}
-
-async fn find_image(store: &dyn Bucket, wanted: &str) -> Result<chain::ImageRecord> {
     if let Ok(id) = wanted.parse::<ImageId>() {
-        return chain::read_image(store, id).await;
+        return match chain::read_image(store, id).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => Err(unknown("with the image")),
+            found => found,
+        };
     }
     let mut found: Vec<chain::ImageRecord> = Vec::new();
     for (_, record) in chain::list_images(store).await? {
         found.extend(record.ok().filter(|record| record.name == wanted));
     }
-    match found.len() {
-        1 => Ok(found.remove(0)),
-        0 => Err(Error::new(
-            ErrorKind::NotFound,
-            format!("the bucket has no volume that was created as {wanted:?}"),
-        )),
-        _ => {
-            let ids: Vec<String> = found.iter().map(|r| r.image.to_string()).collect();
-            Err(Error::invalid(format!(
-                "several volumes were created as {wanted:?}; say which by id: {}",
-                ids.join(", ")
-            )))
-        }
+    if found.len() > 1 {
+        let ids: Vec<String> = found.iter().map(|r| r.image.to_string()).collect();
+        return Err(Error::invalid(format!(
+            "several volumes were created as {wanted:?}; say which by id: {}",
+            ids.join(", ")
+        )));
     }
-}
-
-/// Deletes every object of an image, what it is first, so that nobody finds half of it.
-async fn delete_image(store: &dyn Bucket, image: ImageId) -> Result<()> {
-    store.delete(&chain::name::image(image)).await?;
-    loop {
-        let page = store.list(&chain::name::prefix(image), None, 1000).await?;
-        if page.is_empty() {
-            return Ok(());
-        }
-        for object in page {
-            store.delete(&object.key).await?;
-        }
-    }
+    found.pop().ok_or_else(|| unknown("that was created as"))
 }
 
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {
@@ -727,11 +536,6 @@ fn check_size(size: u64, block_size: u32) -> Result<()> {
         )));
     }
     Ok(())
-}
-
-/// A bucket's URL without its parameters, which may hold what not everybody should see.
-fn hide_query(url: &str) -> String {
-    url.split('?').next().unwrap_or_default().to_owned()
 }
 
 fn make_directory(path: &Path) -> Result<()> {

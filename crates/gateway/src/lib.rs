@@ -8,6 +8,8 @@ mod disk;
 mod event;
 mod fork;
 mod gateway;
+mod ground;
+mod leave;
 pub mod memory;
 mod target;
 mod view;

@@ -10,6 +10,9 @@ use bytes::Bytes;
 use image::Image;
 use local::{OsEntropy, SystemClock, TokioSpawn};
 
+mod leaving;
+mod trouble;
+
 use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
 
 /// A directory that goes away with the test.
@@ -194,7 +197,7 @@ async fn the_life_of_a_volume() {
     assert_eq!(byte(&one, "vol1", 8).await, 8);
     assert_eq!(one.show_volume("vol1").unwrap().size, 128 << 20);
 
-    one.delete_volume("vol1").await.unwrap();
+    one.delete_volume("vol1", false).await.unwrap();
     assert!(one.volumes().is_empty());
     assert_eq!(two.adopt_volume(adopt("vol1", None)).await.unwrap_err().kind(), ErrorKind::NotFound);
     one.stop(|_| ()).await.unwrap();
@@ -250,28 +253,13 @@ async fn a_volume_is_not_taken_over_from_its_own_gateway() {
     one.stop(|_| ()).await.unwrap();
 }
 
-/// A directory bucket that is not there when the gateway starts; a second process on the same data.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_volume_whose_bucket_comes_late_is_started_then() {
-    let scratch = Scratch::new("late");
+async fn a_data_directory_is_one_gateways() {
+    let scratch = Scratch::new("data");
     let first = gateway(&scratch.0, "one", "200 ms").await;
-    first.add_bucket("main", &scratch.url()).await.unwrap();
-    first.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
-    write(&first, "vol1", 8, 7).await;
     let second = Gateway::start(config(&scratch.0, "one", "1 h"), seams()).await.map(drop).unwrap_err();
     assert_eq!(second.kind(), ErrorKind::Busy, "{second}");
     first.stop(|_| ()).await.unwrap();
-    drop(first);
-    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
-    std::fs::rename(&bucket, &aside).unwrap();
-    std::fs::write(&bucket, "a file where the directory was").unwrap();
-    let again = gateway(&scratch.0, "one", "200 ms").await;
-    assert!(again.volumes().is_empty());
-    std::fs::remove_file(&bucket).unwrap();
-    std::fs::rename(&aside, &bucket).unwrap();
-    until(|| again.show_volume("vol1").is_ok_and(|v| v.state == "open")).await;
-    assert_eq!(byte(&again, "vol1", 8).await, 7);
-    again.stop(|_| ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -301,8 +289,8 @@ async fn two_gateways_want_one_volume() {
 
     // The older one finds out though nobody asks it anything, and says what it still has.
     until(|| old.show_volume("vol1").unwrap().state == "fenced").await;
-    until(|| old.view().unwrap().forks.iter().any(|f| f.name == "vol1@lost-1" && f.size > 0)).await;
-    assert_eq!(old.delete_volume("vol1").await.unwrap_err().kind(), ErrorKind::Fenced);
+    until(|| old.view().forks.iter().any(|f| f.name == "vol1@lost-1" && f.size > 0)).await;
+    assert_eq!(old.delete_volume("vol1", false).await.unwrap_err().kind(), ErrorKind::Fenced);
     let rescued = OpenFork { name: "rescued".into(), access: Access::default() };
     assert_eq!(old.open_fork("vol1@lost-9", rescued.clone()).await.unwrap_err().kind(), ErrorKind::NotFound);
     let view = old.open_fork("vol1@lost-1", rescued).await.unwrap();
@@ -311,14 +299,14 @@ async fn two_gateways_want_one_volume() {
     assert_eq!(byte(&new, "vol1", 0).await, 3);
 
     // What it was made from stays while it needs it.
-    let refused = new.delete_volume("vol1").await.unwrap_err();
+    let refused = new.delete_volume("vol1", false).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert!(refused.to_string().contains(&view.image), "{refused}");
     old.discard_fork("vol1@lost-1").await.unwrap();
     assert!(old.forks().is_empty());
     old.release_volume("vol1").await.unwrap();
-    old.delete_volume("rescued").await.unwrap();
-    new.delete_volume("vol1").await.unwrap();
+    old.delete_volume("rescued", false).await.unwrap();
+    new.delete_volume("vol1", false).await.unwrap();
     old.stop(|_| ()).await.unwrap();
     new.stop(|_| ()).await.unwrap();
 }

@@ -91,7 +91,7 @@ pub struct VolumeView {
     pub target: String,
     /// The LUN in the target.
     pub lun: u16,
-    /// `opening`, `open`, `refused`, `fenced`, `failed` or `closed`.
+    /// `opening`, `open`, `releasing`, `refused`, `fenced`, `failed` or `closed`.
     pub state: String,
     /// Why, where it is not open.
     pub reason: Option<String>,

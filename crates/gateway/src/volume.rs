@@ -3,29 +3,32 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Epoch, ErrorKind, ImageId, Result};
+use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use futures_util::future::{AbortHandle, abortable};
-use image::{Condition, Env, Image, OpenRequest, Status};
+use image::{Condition, Image, OpenRequest, Severity, Status};
 use parking_lot::Mutex;
 use portal::Volume;
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
 use scsi::iscsi::{IscsiName, Portals, TargetConfig, TargetRegistry};
+use tokio::sync::watch;
 
 use crate::catalog::VolumeRow;
-use crate::disk::CacheDisk;
+use crate::ground::Ground;
+use crate::leave::is_fenced;
 use crate::target::Access;
 use crate::view::VolumeView;
 
 /// The LUN of a volume in its target.
 pub(crate) const LUN: u16 = 0;
-/// Waits between attempts to open a volume whose bucket does not answer.
+/// Waits between attempts to open a volume whose bucket is away or does not answer.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long an image may take to end without saving anything.
+const HALT_WITHIN: Duration = Duration::from_secs(2);
 
 /// A volume in the catalog, at work or not.
 pub(crate) struct VolumeTask {
     row: Mutex<VolumeRow>,
-    env: Env,
-    disk: Arc<CacheDisk>,
+    ground: Arc<Ground>,
     targets: Arc<TargetRegistry>,
     state: Mutex<State>,
 }
@@ -34,11 +37,16 @@ enum State {
     /// Not yet; why the last attempt failed.
     Opening(Option<String>),
     Open(Box<Opened>),
+    /// It is closed for good; the second half hangs up when that has come to an end.
+    Releasing(Box<Opened>, watch::Receiver<()>),
     /// It will not open by itself.
     Refused(String),
     /// It was closed or deleted.
     Ended,
 }
+
+/// A release under way. Dropped, it has come to an end.
+pub(crate) struct Departure(#[expect(dead_code, reason = "who waits notices its end")] watch::Sender<()>);
 
 #[derive(Clone)]
 struct Opened {
@@ -58,16 +66,10 @@ impl Drop for Background {
 }
 
 impl VolumeTask {
-    pub fn new(
-        row: VolumeRow,
-        env: Env,
-        disk: Arc<CacheDisk>,
-        targets: Arc<TargetRegistry>,
-    ) -> Arc<VolumeTask> {
+    pub fn new(row: VolumeRow, ground: Arc<Ground>, targets: Arc<TargetRegistry>) -> Arc<VolumeTask> {
         Arc::new(VolumeTask {
             row: Mutex::new(row),
-            env,
-            disk,
+            ground,
             targets,
             state: Mutex::new(State::Opening(None)),
         })
@@ -83,20 +85,26 @@ impl VolumeTask {
 
     /// Tries until the volume is open or refuses for a reason that waiting does not change.
     pub async fn open(&self, accept_loss: Option<Epoch>) -> Result<()> {
+        let mut waited = false;
         loop {
             match self.try_open(accept_loss).await {
+                Ok(()) if waited => {
+                    self.note(Severity::Info, "is open now");
+                    return Ok(());
+                }
                 Ok(()) => return Ok(()),
                 Err(e) if matches!(e.kind(), ErrorKind::Unavailable | ErrorKind::Busy) => {
-                    tracing::warn!("volume {} waits: {e}", self.row.lock().name);
-                    let mut state = self.state.lock();
-                    if !matches!(*state, State::Opening(_)) {
-                        return Ok(());
+                    if !self.wait_for(&e) {
+                        return Err(e);
                     }
-                    *state = State::Opening(Some(e.to_string()));
+                    waited = true;
                 }
                 Err(e) => {
-                    tracing::error!("volume {} does not open: {e}", self.row.lock().name);
-                    *self.state.lock() = State::Refused(e.to_string());
+                    self.note(Severity::Error, &format!("does not open: {e}"));
+                    let mut state = self.state.lock();
+                    if matches!(*state, State::Opening(_)) {
+                        *state = State::Refused(e.to_string());
+                    }
                     return Err(e);
                 }
             }
@@ -104,12 +112,34 @@ impl VolumeTask {
         }
     }
 
+    /// Notes why the volume is not open yet; `false` if nobody wants it open any more.
+    fn wait_for(&self, why: &Error) -> bool {
+        let why = why.to_string();
+        let mut state = self.state.lock();
+        let State::Opening(known) = &mut *state else { return false };
+        let news = known.as_ref() != Some(&why);
+        *known = Some(why.clone());
+        drop(state);
+        if news {
+            self.note(Severity::Warning, &format!("is not open yet: {why}"));
+        }
+        true
+    }
+
+    fn note(&self, severity: Severity, what: &str) {
+        self.ground.events.note(severity, format!("volume {} {what}", self.row.lock().name));
+    }
+
     async fn try_open(&self, accept_loss: Option<Epoch>) -> Result<()> {
+        if !self.is_opening() {
+            return Err(unwanted());
+        }
         let row = self.row();
-        let recovered = self.disk.recovered(row.image);
+        let footing = self.ground.footing(&row)?;
+        let recovered = footing.disk.recovered(row.image);
         let request = OpenRequest { image: row.image, recovered, accept_loss };
-        let image = Image::open(self.env.clone(), request).await?;
-        self.disk.adopted(row.image);
+        let image = Image::open(footing.env, request).await?;
+        footing.disk.adopted(row.image);
         let unit = LogicalUnit::new(
             Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
             Arc::new(Volume::new(image.clone())),
@@ -118,23 +148,62 @@ impl VolumeTask {
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
         let background = Arc::new(self.keep_up(unit.clone()));
-        self.targets.add(target(&row, device.clone())?)?;
-        *self.state.lock() = State::Open(Box::new(Opened { image, unit, device, _background: background }));
+        let shown = self.show(Opened { image: image.clone(), unit, device, _background: background });
+        if shown.is_err() {
+            let _ = tokio::time::timeout(HALT_WITHIN, image.halt()).await;
+        }
+        shown
+    }
+
+    /// Lets initiators in, unless the volume was ended while it opened.
+    fn show(&self, opened: Opened) -> Result<()> {
+        let mut state = self.state.lock();
+        if !matches!(*state, State::Opening(_)) {
+            return Err(unwanted());
+        }
+        self.targets.add(target(&self.row.lock(), opened.device.clone())?)?;
+        *state = State::Open(Box::new(opened));
         Ok(())
     }
 
     /// Carries on the unit's own work until the result is dropped: the work holds the image, which would never end otherwise.
     fn keep_up(&self, unit: Arc<LogicalUnit>) -> Background {
         let (work, handle) = abortable(async move { unit.background().await });
-        self.env.spawn.spawn("logical-unit", Box::pin(async move { work.await.unwrap_or_default() }));
+        self.ground
+            .seams
+            .spawn
+            .spawn("logical-unit", Box::pin(async move { work.await.unwrap_or_default() }));
         Background(handle)
     }
 
     fn opened(&self) -> Option<Opened> {
         match &*self.state.lock() {
-            State::Open(opened) => Some(Opened::clone(opened)),
-            _ => None,
+            State::Open(opened) | State::Releasing(opened, _) => Some(Opened::clone(opened)),
+            State::Opening(_) | State::Refused(_) | State::Ended => None,
         }
+    }
+
+    /// `Busy` while it is being released, `Unavailable` while it is being opened.
+    pub fn settled(&self) -> Result<()> {
+        self.changeable()?;
+        if self.is_opening() { Err(not_open(self)) } else { Ok(()) }
+    }
+
+    /// Whether it is not open yet, and tries.
+    fn is_opening(&self) -> bool {
+        matches!(*self.state.lock(), State::Opening(_))
+    }
+
+    /// `Busy` while it is being released.
+    pub fn changeable(&self) -> Result<()> {
+        let releasing = matches!(*self.state.lock(), State::Releasing(..));
+        if releasing { Err(leaving(&self.row.lock().name)) } else { Ok(()) }
+    }
+
+    /// Whether it has one of these.
+    pub fn is_or_has(&self, name: &str, image: ImageId) -> bool {
+        let own = self.row.lock();
+        own.name == name || own.image == image
     }
 
     /// Whether it will not open by itself.
@@ -149,7 +218,7 @@ impl VolumeTask {
 
     /// Changes the size, tells initiators.
     pub async fn resize(&self, sectors: u64) -> Result<()> {
-        let Some(opened) = self.opened() else { return Err(not_open(&self.row.lock().name)) };
+        let Some(opened) = self.opened() else { return Err(not_open(self)) };
         opened.image.resize(sectors).await?;
         opened.unit.capacity_changed();
         self.row.lock().size = base::ByteSize(sectors * base::SECTOR);
@@ -178,42 +247,101 @@ impl VolumeTask {
         }
     }
 
-    /// Closes the image in good order within `limit`; what does not reach the bucket by then stays in the journal.
-    pub async fn close(&self, limit: Duration) -> bool {
-        let Some(opened) = self.opened() else { return true };
-        let closed = match tokio::time::timeout(limit, opened.image.close()).await {
-            Ok(Ok(())) => true,
-            Ok(Err(e)) => {
-                tracing::warn!("volume {} was not closed: {e}", self.row.lock().name);
-                false
-            }
-            Err(_) => {
-                let left = opened.image.status().dirty;
-                tracing::warn!(
-                    "volume {}: {left} stay in the journal until the next start",
-                    self.row.lock().name
-                );
-                false
+    /// Begins its release and takes its target away. `None` if there is nothing to close: it refused to open, or another
+    /// gateway owns it. `Unavailable` if what it may have here cannot be told yet.
+    pub fn depart(&self) -> Result<Option<Departure>> {
+        let mut state = self.state.lock();
+        let opened = match &*state {
+            State::Refused(_) => return Ok(None),
+            State::Open(opened) if is_fenced(&opened.image) => return Ok(None),
+            State::Open(opened) => opened.clone(),
+            State::Releasing(..) => return Err(leaving(&self.row.lock().name)),
+            State::Opening(_) | State::Ended => {
+                drop(state);
+                return Err(not_open(self));
             }
         };
-        if !closed {
+        let (departure, over) = watch::channel(());
+        *state = State::Releasing(opened, over);
+        drop(state);
+        self.hide();
+        Ok(Some(Departure(departure)))
+    }
+
+    /// Closes the image in good order, however long that takes.
+    pub async fn close_for_good(&self) -> Result<()> {
+        match self.opened() {
+            Some(opened) => opened.image.close().await,
+            None => Err(not_open(self)),
+        }
+    }
+
+    /// The release has come to an end: the volume is gone, or is what its image has become.
+    pub fn departed(&self, departure: Departure, gone: bool) {
+        let mut state = self.state.lock();
+        *state = match std::mem::replace(&mut *state, State::Ended) {
+            State::Releasing(opened, _) if !gone => State::Open(opened),
+            State::Releasing(..) => State::Ended,
+            // A stop was quicker.
+            other => other,
+        };
+        drop(state);
+        drop(departure);
+    }
+
+    /// Closes it in good order within `limit`, because the gateway stops; what does not reach the bucket by then stays in the
+    /// journal. A volume that is being released has as long to get away; then it is this gateway's again at the next start.
+    pub async fn close(&self, limit: Duration) {
+        let (opened, release) = {
+            let mut state = self.state.lock();
+            match &*state {
+                State::Open(opened) => (opened.clone(), None),
+                State::Releasing(opened, over) => (opened.clone(), Some(over.clone())),
+                State::Opening(_) | State::Refused(_) | State::Ended => {
+                    *state = State::Ended;
+                    return;
+                }
+            }
+        };
+        let closing = async {
+            match release {
+                None => opened.image.close().await,
+                Some(mut over) => {
+                    // Nothing is ever sent: it hangs up.
+                    let _ = over.changed().await;
+                    match self.opened() {
+                        None => Ok(()),
+                        Some(kept) => kept.image.close().await,
+                    }
+                }
+            }
+        };
+        let closed = tokio::time::timeout(limit, closing).await;
+        if !matches!(closed, Ok(Ok(()))) {
+            let why = match closed {
+                Ok(Err(e)) => e.to_string(),
+                _ => format!("{} stay in the journal until the next start", opened.image.status().dirty),
+            };
+            self.note(Severity::Warning, &format!("was not closed: {why}"));
             // It ends either way; an image that failed has nobody left to answer.
-            let _ = tokio::time::timeout(Duration::from_secs(2), opened.image.halt()).await;
+            let _ = tokio::time::timeout(HALT_WITHIN, opened.image.halt()).await;
         }
         *self.state.lock() = State::Ended;
-        closed
     }
 
     /// Ends it without saving anything, before it is deleted.
     pub async fn abandon(&self) {
         self.abandon_image().await;
-        self.disk.journal.release_owner(self.image_id());
+        let row = self.row();
+        if let Ok(disk) = self.ground.disk(&row.disk) {
+            disk.journal.release_owner(row.image);
+        }
     }
 
     /// Ends its background work; what the journal holds stays.
     pub async fn abandon_image(&self) {
         if let Some(opened) = self.opened() {
-            let _ = tokio::time::timeout(Duration::from_secs(2), opened.image.halt()).await;
+            let _ = tokio::time::timeout(HALT_WITHIN, opened.image.halt()).await;
         }
         *self.state.lock() = State::Ended;
     }
@@ -224,6 +352,7 @@ impl VolumeTask {
             State::Opening(why) => ("opening", why.clone(), None),
             State::Refused(why) => ("refused", Some(why.clone()), None),
             State::Ended => ("closed", None, None),
+            State::Releasing(opened, _) => ("releasing", Some(LEAVING.into()), Some(opened.image.status())),
             State::Open(opened) => {
                 let status = opened.image.status();
                 let (state, reason) = condition(&status);
@@ -270,11 +399,31 @@ fn view(row: VolumeRow, state: &str, reason: Option<String>, status: Option<Stat
     }
 }
 
-pub(crate) fn not_open(name: &str) -> base::Error {
-    base::Error::new(
-        ErrorKind::Unavailable,
-        format!("volume {name:?} is not open; `tidegate volume show {name}` says why"),
+/// What a user is told of a volume that is being released.
+const LEAVING: &str = "it leaves this gateway as soon as all of it is in its bucket, whether or not the command that asked still \
+                       waits; a restart of the gateway before that takes it back";
+
+fn leaving(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        format!("volume {name:?} is being released, so nothing else can be done with it: {LEAVING}"),
     )
+}
+
+/// Why nothing can be done with a volume that is not open.
+pub(crate) fn not_open(task: &VolumeTask) -> Error {
+    let view = task.view();
+    let name = view.name;
+    let text = match view.reason {
+        Some(why) => format!("volume {name:?} is not open: {why}"),
+        None => format!("volume {name:?} is not open but {}: try again in a moment", view.state),
+    };
+    Error::new(ErrorKind::Unavailable, text)
+}
+
+/// The answer to an opening that nobody waits for any more.
+fn unwanted() -> Error {
+    Error::new(ErrorKind::Unavailable, "the volume was ended while it was being opened: see what it is now")
 }
 
 fn target(row: &VolumeRow, device: Arc<TargetDevice>) -> Result<TargetConfig> {

@@ -157,7 +157,7 @@ pub enum Volume {
         /// Its name.
         name: String,
     },
-    /// Let go of a volume: it stays in its bucket, and any gateway may adopt it.
+    /// Let go of a volume: it stays in its bucket, and any gateway may adopt it. It goes on if this command is interrupted.
     Release {
         /// Its name.
         name: String,
@@ -183,20 +183,23 @@ pub enum Volume {
         #[arg(long)]
         yes: bool,
     },
-    /// Delete a volume and all its data.
+    /// Delete a volume and all its data. Refused while this gateway keeps forks of it.
     Delete {
         /// Its name.
         name: String,
         /// Do it.
         #[arg(long)]
         yes: bool,
+        /// Delete the forks of it too: writes that are nowhere else.
+        #[arg(long)]
+        with_forks: bool,
     },
 }
 
 /// What to do with buckets.
 #[derive(Debug, Subcommand)]
 pub enum Bucket {
-    /// Probe a bucket and add it.
+    /// Probe a bucket and add it. A directory is made if it is absent.
     Add {
         /// Its name here.
         name: String,

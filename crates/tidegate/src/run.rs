@@ -136,8 +136,8 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         Volume::DiscardFork { fork, yes: false } => Err(Error::invalid(format!(
             "this gives up {fork:?}, acknowledged writes that are nowhere else; say --yes to do it"
         ))),
-        Volume::Delete { name, yes: true } => client.delete(&name).await,
-        Volume::Delete { name, yes: false } => Err(Error::invalid(format!(
+        Volume::Delete { name, yes: true, with_forks } => client.delete(&name, with_forks).await,
+        Volume::Delete { name, yes: false, .. } => Err(Error::invalid(format!(
             "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"
         ))),
     }

@@ -58,7 +58,8 @@ fn volume_rows(volumes: &[VolumeView]) -> Vec<Vec<String>> {
 
 /// All volumes.
 pub fn volumes(volumes: &[VolumeView]) -> Result<()> {
-    print(&table(volume_rows(volumes)))
+    let remarks: String = volumes.iter().map(remarks).collect();
+    print(&format!("{}{remarks}", table(volume_rows(volumes))))
 }
 
 fn remarks(v: &VolumeView) -> String {

@@ -29,9 +29,8 @@ pub struct Workshop {
 }
 
 impl Workshop {
-    /// Makes `dir` if needed, removes what the dead left there, and takes a stem of its own.
+    /// Removes what the dead left in `dir`, and takes a stem of its own.
     pub fn open(dir: &Path) -> Result<Workshop> {
-        fs::create_dir_all(dir).map_err(|e| failed("make", dir, e))?;
         clean(dir).map_err(|e| failed("clean", dir, e))?;
         for n in 0.. {
             let stem = format!("{}-{n}", std::process::id());

@@ -19,7 +19,7 @@ fn body(text: &str) -> Payload {
 }
 
 fn shared(root: &Path, notes: bool) -> Shared {
-    let mut shared = Arc::into_inner(Directory::open(root).unwrap().shared).unwrap();
+    let mut shared = Arc::into_inner(Directory::make(root).unwrap().shared).unwrap();
     if notes {
         shared.attributes.use_notes();
     }
@@ -168,6 +168,28 @@ fn a_bucket_that_is_not_mounted_is_not_empty() {
     assert_eq!(walk::list(&s, "", None, 10).unwrap_err().kind(), ErrorKind::Unavailable);
     let refused = s.store(&key("b"), &body("x"), &Attributes::default(), true).unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn only_making_makes_a_bucket() {
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("mounted/here");
+    let refused = |why: &str| {
+        let e = Directory::open(&root).unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Unavailable, "{why}: {e}");
+        assert!(e.to_string().contains("is its file system mounted?"), "{why}: {e}");
+    };
+    refused("nothing is there");
+    assert!(!above.path().join("mounted").exists(), "the opening made something");
+    fs::create_dir_all(&root).unwrap();
+    refused("an empty mount point");
+    assert_eq!(fs::read_dir(&root).unwrap().count(), 0, "the opening made something");
+    drop(Directory::make(&root).unwrap());
+    drop(Directory::open(&root).unwrap());
+    drop(Directory::make(&root).unwrap());
+    fs::rename(&root, above.path().join("aside")).unwrap();
+    fs::write(&root, "a file").unwrap();
+    refused("a file");
 }
 
 #[test]

@@ -24,7 +24,8 @@ fn urls_name_buckets_and_prefixes() {
     assert_eq!(opened("oss://b?region=cn-hangzhou", &oss).unwrap().url(), "oss://b");
     let root = tempfile::tempdir().unwrap();
     for url in [format!("dir://{}", root.path().display()), root.path().display().to_string()] {
-        let bucket = opened(&url, &[]).unwrap();
+        let bucket = open_with(&url, &OpenOptions { make_directory: true, ..options() }, &|_| None).unwrap();
+        assert_eq!(opened(&url, &[]).unwrap().url(), bucket.url());
         assert_eq!(bucket.url(), format!("dir://{}", root.path().canonicalize().unwrap().display()));
     }
     let both = OpenOptions { prefix: Some("top".into()), ..options() };

@@ -21,7 +21,7 @@ async fn memory_keeps_the_contract() {
 #[tokio::test]
 async fn a_directory_keeps_the_contract() {
     let root = tempfile::tempdir().unwrap();
-    let directory = Arc::new(Directory::open(root.path()).unwrap());
+    let directory = Arc::new(Directory::make(root.path()).unwrap());
     let report = holds(directory.clone(), 2, LARGE).await;
     assert_eq!(absent(&report), ["storage classes", "archive and restore"]);
     drop(directory);
@@ -46,7 +46,7 @@ async fn a_prefix_of_a_bucket_keeps_the_contract_and_to_itself() {
 #[tokio::test]
 async fn two_gateways_on_one_directory_see_each_other() {
     let root = tempfile::tempdir().unwrap();
-    let one = Directory::open(root.path()).unwrap();
+    let one = Directory::make(root.path()).unwrap();
     let two = Directory::open(root.path()).unwrap();
     one.create(&key("epoch/1"), &body("one"), &plain()).await.unwrap();
     let refused = two.create(&key("epoch/1"), &body("two"), &plain()).await.unwrap_err();

@@ -385,7 +385,7 @@ impl Connection {
         match turn {
             Turn::Reply(response, text) => self.output.put_copied(response, &text),
             Turn::Fail(response, failure) => self.refuse(response, failure),
-            Turn::Wrong(response) => match self.registry.suspects.wrong(self.peer.ip(), now) {
+            Turn::Wrong(response, door) => match self.registry.suspects.wrong(self.peer.ip(), &door, now) {
                 None => self.refuse(response, Failure::Authentication),
                 Some((late, outstanding)) => {
                     let late = Late { response, due: now + late, _outstanding: outstanding };

@@ -9,6 +9,7 @@ use super::name::{IscsiName, Isid};
 use super::params::Params;
 use super::pdu::{Header, opcode};
 use super::registry::TargetRegistry;
+use super::suspects::Door;
 use super::text::{Pairs, Text, binary, to_hex};
 
 /// The most login text of one request, continuations included, in bytes.
@@ -83,7 +84,7 @@ pub(super) enum Turn {
     /// Send this response and close.
     Fail(Header, Failure),
     /// The same, but the initiator's proof was wrong: it may have to wait for the response.
-    Wrong(Header),
+    Wrong(Header, Door),
 }
 
 /// Which session the login asks for, known since the first complete request.
@@ -92,6 +93,13 @@ struct Wish {
     /// `None` for discovery.
     target: Option<Arc<TargetConfig>>,
     authentication: Authentication,
+}
+
+impl Wish {
+    /// What the initiator has to prove itself to.
+    fn door(&self) -> Door {
+        self.target.as_ref().map(|target| target.name.clone())
+    }
 }
 
 enum Proof {
@@ -148,7 +156,8 @@ impl Login {
         match self.consider(header, data) {
             Ok(turn) => turn,
             Err(failure @ Failure::Authentication) if matches!(self.proof, Proof::Challenged { .. }) => {
-                Turn::Wrong(self.refusal(header, failure))
+                let door = self.wish.as_ref().and_then(Wish::door);
+                Turn::Wrong(self.refusal(header, failure), door)
             }
             Err(failure) => Turn::Fail(self.refusal(header, failure), failure),
         }
@@ -278,7 +287,7 @@ impl Login {
 
     fn negotiate_security(&mut self, pairs: &Pairs, out: &mut Text) -> Result<(), Failure> {
         let Some(wish) = &self.wish else { return Err(Failure::MissingParameter) };
-        let chap = wish.authentication.0.clone();
+        let (chap, door) = (wish.authentication.0.clone(), wish.door());
         if let Some(offered) = pairs.get("AuthMethod") {
             let wanted = if chap.is_some() { "CHAP" } else { "None" };
             if !offered.split(',').any(|method| method.trim() == wanted) {
@@ -290,7 +299,7 @@ impl Login {
             }
         }
         if let Some(chap) = chap {
-            self.negotiate_chap(&chap, pairs, out)?;
+            self.negotiate_chap(&chap, &door, pairs, out)?;
         } else if pairs.iter().any(|(key, _)| key.starts_with("CHAP_")) {
             return Err(Failure::InitiatorError);
         }
@@ -301,7 +310,13 @@ impl Login {
         Ok(())
     }
 
-    fn negotiate_chap(&mut self, chap: &Chap, pairs: &Pairs, out: &mut Text) -> Result<(), Failure> {
+    fn negotiate_chap(
+        &mut self,
+        chap: &Chap,
+        door: &Door,
+        pairs: &Pairs,
+        out: &mut Text,
+    ) -> Result<(), Failure> {
         match (&self.proof, pairs.get("CHAP_A"), pairs.get("CHAP_R")) {
             (Proof::Chosen, Some(list), None) => {
                 let algorithm = Algorithm::choose(list).ok_or(Failure::Authentication)?;
@@ -322,7 +337,7 @@ impl Login {
                 verify(chap, *algorithm, *id, challenge, name, response)?;
                 answer_challenge(chap, *algorithm, *id, challenge, pairs, out)?;
                 self.proof = Proof::Given;
-                self.registry.suspects.right(self.peer.ip());
+                self.registry.suspects.right(self.peer.ip(), door);
                 Ok(())
             }
             (_, None, None) => Ok(()),

@@ -3,6 +3,9 @@
 //! Only refusals are late; who knows the secret is let in at once. An address has a few late answers outstanding at most:
 //! while it has them, its further proofs are turned away unseen, so that guessing on many connections gains nothing and
 //! keeps no more connections open than that. One address never costs another anything.
+//!
+//! All wrong proofs of an address count together, and the right one forgives those made at the same target (discovery is one
+//! too): who may use one volume is no freer than others to guess at the next.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -10,6 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+
+use super::name::IscsiName;
 
 /// Wrong proofs that are answered at once: people mistype, and two volumes may have two secrets.
 const AT_ONCE: u32 = 3;
@@ -21,6 +26,9 @@ const LATEST: u64 = 8;
 const OUTSTANDING: u32 = 8;
 /// Addresses remembered; the one that was wrong the longest ago is forgotten for another.
 const REMEMBERED: usize = 1024;
+/// Targets of one address whose wrong proofs are counted apart. Those at further ones are counted together, and only time
+/// forgives them: whoever is forgotten could begin anew.
+const APART: usize = 16;
 /// An address that was not wrong for so long is forgiven.
 const FORGIVEN: Duration = Duration::from_secs(600);
 /// How often an address is told of.
@@ -31,7 +39,7 @@ const TOLD: Duration = Duration::from_secs(60);
 pub struct Guessing {
     /// The address; of IPv6 the first 64 bits, for a host may use all addresses of its network.
     pub address: IpAddr,
-    /// How often in a row.
+    /// How often, not counting what was forgiven.
     pub times: u32,
 }
 
@@ -44,12 +52,39 @@ pub(super) struct Suspects {
     witness: OnceLock<Witness>,
 }
 
+/// What a proof is made to: a target, or discovery.
+pub(super) type Door = Option<IscsiName>;
+
 #[derive(Default)]
 struct Suspect {
-    times: u32,
+    /// Wrong proofs by what they were made to.
+    at: BTreeMap<Door, u32>,
+    /// Those at doors that found no place in there.
+    elsewhere: u32,
     last: Duration,
     told: Option<Duration>,
     outstanding: u32,
+}
+
+impl Suspect {
+    fn times(&self) -> u32 {
+        self.at.values().fold(self.elsewhere, |sum, n| sum.saturating_add(*n))
+    }
+
+    fn count(&mut self, door: &Door) {
+        let full = self.at.len() >= APART;
+        let counter = match self.at.get_mut(door) {
+            Some(counter) => counter,
+            None if full => &mut self.elsewhere,
+            None => self.at.entry(door.clone()).or_default(),
+        };
+        *counter = counter.saturating_add(1);
+    }
+
+    fn forgive_all(&mut self) {
+        self.at.clear();
+        self.elsewhere = 0;
+    }
 }
 
 /// One late answer that is still to go.
@@ -86,20 +121,25 @@ impl Suspects {
         self.by_address.lock().get(&host(address)).is_some_and(|s| s.outstanding >= OUTSTANDING)
     }
 
-    /// An address has proved itself.
-    pub(super) fn right(&self, address: IpAddr) {
+    /// An address has proved itself at a door.
+    pub(super) fn right(&self, address: IpAddr, door: &Door) {
         let address = host(address);
         let mut known = self.by_address.lock();
         if let Some(suspect) = known.get_mut(&address) {
-            suspect.times = 0;
-            if suspect.outstanding == 0 {
+            suspect.at.remove(door);
+            if suspect.outstanding == 0 && suspect.times() == 0 {
                 known.remove(&address);
             }
         }
     }
 
-    /// An address was wrong: how late it is to be told so, if it is.
-    pub(super) fn wrong(self: &Arc<Self>, address: IpAddr, now: Duration) -> Option<(Duration, Outstanding)> {
+    /// An address was wrong at a door: how late it is to be told so, if it is.
+    pub(super) fn wrong(
+        self: &Arc<Self>,
+        address: IpAddr,
+        door: &Door,
+        now: Duration,
+    ) -> Option<(Duration, Outstanding)> {
         let address = host(address);
         let mut known = self.by_address.lock();
         if !known.contains_key(&address) && known.len() >= REMEMBERED {
@@ -107,17 +147,17 @@ impl Suspects {
         }
         let suspect = known.entry(address).or_default();
         if now.saturating_sub(suspect.last) > FORGIVEN {
-            suspect.times = 0;
+            suspect.forgive_all();
         }
-        suspect.times = suspect.times.saturating_add(1);
+        suspect.count(door);
         suspect.last = now;
-        let late = suspect.times.checked_sub(AT_ONCE + 1)?;
+        let times = suspect.times();
+        let late = times.checked_sub(AT_ONCE + 1)?;
         suspect.outstanding += 1;
         let tell = suspect.told.is_none_or(|at| now.saturating_sub(at) >= TOLD);
         if tell {
             suspect.told = Some(now);
         }
-        let times = suspect.times;
         drop(known);
         if tell && let Some(witness) = self.witness.get() {
             witness(Guessing { address, times });

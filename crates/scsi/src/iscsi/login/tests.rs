@@ -26,7 +26,11 @@ fn value(pdu: &Pdu, key: &str) -> Option<String> {
 
 /// Goes as far as the target's challenge; returns its identifier and challenge.
 fn challenged(i: &mut Initiator, algorithm: &str) -> (u8, Vec<u8>) {
-    let names = [("InitiatorName", INITIATOR), ("TargetName", TARGET), ("AuthMethod", "CHAP,None")];
+    challenged_by(TARGET, i, algorithm)
+}
+
+fn challenged_by(target: &str, i: &mut Initiator, algorithm: &str) -> (u8, Vec<u8>) {
+    let names = [("InitiatorName", INITIATOR), ("TargetName", target), ("AuthMethod", "CHAP,None")];
     let response = i.login_step(0x00, &names);
     assert_eq!((response.login_status(), value(&response, "AuthMethod").as_deref()), (0, Some("CHAP")));
     let response = i.login_step(0x00, &[("CHAP_A", algorithm)]);
@@ -219,6 +223,31 @@ fn who_guesses_waits_and_nobody_else_does() {
     let proof = digest(Algorithm::Md5, id, USER, &challenge);
     assert_eq!(i.login_step(0x81, &[("CHAP_N", "user"), ("CHAP_R", &proof)]).login_status(), 0);
     assert_eq!(guess(&world, attacker).1, Some(0x0201), "the right proof has wiped the slate clean");
+}
+
+#[test]
+fn an_account_at_one_target_does_not_help_to_guess_at_another() {
+    // X03: a guess at the one volume, a login at one's own, and so on.
+    let world = world(false);
+    let peer = "192.0.2.66:1000";
+    let login = |name: &str, secret: &[u8], target: &str| {
+        let mut i = world.connect_from(peer);
+        let (id, challenge) = challenged_by(target, &mut i, "5");
+        let proof = digest(Algorithm::Md5, id, secret, &challenge);
+        i.login_request(0x81, format!("CHAP_N={name}\0CHAP_R={proof}\0").as_bytes());
+        i.receive().first().map(Pdu::login_status)
+    };
+    let own = "iqn.2026-01.org.tidegate:own";
+    let config = TargetConfig { name: own.parse().unwrap(), ..world.config.clone() };
+    let mine = Credential::new("mine", Secret::new(b"my very own secret")).unwrap();
+    let authentication = Authentication::chap(vec![mine], None).unwrap();
+    world.registry.add(TargetConfig { authentication, ..config }).unwrap();
+    let guesses = [1, 2, 3, 4, 5].map(|_| {
+        let guessed = login("user", b"a wrong guess", TARGET);
+        assert_eq!(login("mine", b"my very own secret", own), Some(0), "the right proof is answered at once");
+        guessed
+    });
+    assert_eq!(guesses, [Some(0x0201), Some(0x0201), Some(0x0201), None, None]);
 }
 
 #[test]

@@ -1,0 +1,192 @@
+//! What volumes stand on: cache disks and buckets, and what all volumes share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base::{Error, ErrorKind, GatewayId, Result};
+use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying};
+use image::{DirtyMemory, Env, Options};
+use parking_lot::Mutex;
+
+use crate::catalog::{BucketRow, VolumeRow};
+use crate::config::Config;
+use crate::disk::CacheDisk;
+use crate::event::EventLog;
+use crate::gateway::Seams;
+use crate::view::{BucketView, ProbeView};
+
+/// The ground under the volumes of a gateway.
+pub(crate) struct Ground {
+    pub config: Config,
+    pub seams: Seams,
+    pub id: GatewayId,
+    pub events: Arc<EventLog>,
+    pub disks: BTreeMap<String, Arc<CacheDisk>>,
+    pub memory: Arc<DirtyMemory>,
+    buckets: Mutex<BTreeMap<String, Known>>,
+}
+
+/// A bucket of the catalog, or why it could not be opened the last time.
+struct Known {
+    url: String,
+    bucket: Result<Arc<dyn Bucket>, String>,
+}
+
+/// What one volume stands on.
+pub(crate) struct Footing {
+    pub env: Env,
+    pub disk: Arc<CacheDisk>,
+}
+
+impl Ground {
+    pub fn new(
+        config: Config,
+        seams: Seams,
+        id: GatewayId,
+        events: Arc<EventLog>,
+        disks: BTreeMap<String, Arc<CacheDisk>>,
+    ) -> Ground {
+        let memory = DirtyMemory::new(config.memory);
+        Ground { config, seams, id, events, disks, memory, buckets: Mutex::default() }
+    }
+
+    /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
+    pub fn know_bucket(&self, row: BucketRow) {
+        let bucket = self.open_bucket(&row.url, false).map_err(|e| e.to_string());
+        self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
+    }
+
+    /// Takes a bucket in that was just added to the catalog.
+    pub fn take_bucket(&self, row: BucketRow, bucket: Arc<dyn Bucket>) {
+        self.buckets.lock().insert(row.name, Known { url: row.url, bucket: Ok(bucket) });
+    }
+
+    /// Opens the bucket at a URL; one in a directory is made first, if it is `new`.
+    pub fn open_bucket(&self, url: &str, new: bool) -> Result<Arc<dyn Bucket>> {
+        let options = OpenOptions { make_directory: new, ..OpenOptions::new(self.seams.clock.clone()) };
+        let store = bucket::open(url, &options)?;
+        let retrying = Retrying::new(store, RetryPolicy::background(), self.seams.entropy.clone());
+        Ok(Arc::new(retrying.with_reading(RetryPolicy::foreground())))
+    }
+
+    /// A bucket by name; one that could not be opened before may be there by now. `Unavailable` says why it still cannot.
+    pub fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
+        let url = match self.buckets.lock().get(name) {
+            Some(Known { bucket: Ok(bucket), .. }) => return Ok(bucket.clone()),
+            Some(known) => known.url.clone(),
+            None => {
+                return Err(Error::new(
+                    ErrorKind::NotFound,
+                    format!("there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`"),
+                ));
+            }
+        };
+        self.know_bucket(BucketRow { name: name.to_owned(), url });
+        match self.buckets.lock().get(name).map(|known| known.bucket.clone()) {
+            Some(Ok(bucket)) => Ok(bucket),
+            trouble => {
+                let why = trouble.and_then(Result::err).unwrap_or_default();
+                let text = format!("bucket {name:?} cannot be used: {why}");
+                Err(Error::new(ErrorKind::Unavailable, text))
+            }
+        }
+    }
+
+    /// The names of all buckets.
+    pub fn bucket_names(&self) -> Vec<String> {
+        self.buckets.lock().keys().cloned().collect()
+    }
+
+    /// All buckets, as users see them.
+    pub fn bucket_views(&self) -> Vec<BucketView> {
+        let view = |(name, known): (&String, &Known)| BucketView {
+            name: name.clone(),
+            url: hide_query(&known.url),
+            trouble: known.bucket.as_ref().err().cloned(),
+        };
+        self.buckets.lock().iter().map(view).collect()
+    }
+
+    /// The bucket a new volume goes to.
+    pub fn choose_bucket(&self, wanted: Option<&str>) -> Result<String> {
+        let buckets = self.buckets.lock();
+        match (wanted, buckets.len()) {
+            (Some(name), _) => Ok(name.to_owned()),
+            (None, 1) => Ok(buckets.keys().next().cloned().unwrap_or_default()),
+            (None, 0) => {
+                Err(Error::invalid("there is no bucket yet; add one with `tidegate bucket add NAME URL`"))
+            }
+            (None, _) => Err(Error::invalid("there are several buckets; say which with --bucket NAME")),
+        }
+    }
+
+    /// A cache disk by name.
+    pub fn disk(&self, name: &str) -> Result<&Arc<CacheDisk>> {
+        self.disks.get(name).ok_or_else(|| {
+            let known: Vec<&str> = self.disks.keys().map(String::as_str).collect();
+            Error::new(
+                ErrorKind::NotFound,
+                format!(
+                    "there is no cache disk {name:?} in the configuration, which has {}: name one of these, or add a \
+                     [[disk]] to the file and restart",
+                    known.join(", ")
+                ),
+            )
+        })
+    }
+
+    /// What a volume stands on. `Unavailable` while its bucket is away.
+    pub fn footing(&self, row: &VolumeRow) -> Result<Footing> {
+        let disk = self.disk(&row.disk)?.clone();
+        Ok(Footing { env: self.env(&disk, self.bucket(&row.bucket)?), disk })
+    }
+
+    /// What an image on a disk and in a bucket stands on.
+    pub fn env(&self, disk: &CacheDisk, bucket: Arc<dyn Bucket>) -> Env {
+        let upload = &self.config.upload;
+        Env {
+            clock: self.seams.clock.clone(),
+            spawn: self.seams.spawn.clone(),
+            bucket,
+            journal: disk.journal.clone(),
+            spool: disk.spool.clone(),
+            cache: disk.cache.clone(),
+            memory: self.memory.clone(),
+            gateway: self.id,
+            gateway_name: self.config.name.clone(),
+            events: self.events.clone(),
+            options: Options {
+                segment: upload.segment,
+                segment_age: upload.age,
+                puts: upload.parallel,
+                grace: upload.grace,
+                spool_limit: disk.config.local_segments,
+                ..Options::default()
+            },
+        }
+    }
+
+    /// Finds out whether a bucket may be trusted.
+    pub async fn probe(&self, name: &str, bucket: &Arc<dyn Bucket>) -> Result<ProbeView> {
+        let report = bucket::probe(bucket, &*self.seams.entropy).await?;
+        Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
+    }
+}
+
+fn findings(report: &bucket::ProbeReport) -> Vec<String> {
+    let sums = if report.verifies_uploads {
+        "bodies with a wrong CRC-64 are refused by the store"
+    } else {
+        "the store does not verify CRC-64s; damage on the way up shows when it is read"
+    };
+    vec![
+        format!("{}: create-only puts are right, also in a race of 16", report.url),
+        sums.to_owned(),
+        format!("one small object took {} ms to be stored", report.create_millis),
+    ]
+}
+
+/// A bucket's URL without its parameters, which may hold what not everybody should see.
+fn hide_query(url: &str) -> String {
+    url.split('?').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,176 @@
+//! How volumes leave a gateway: released, they stay in their bucket; deleted, they are gone.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use base::{ByteSize, Error, ErrorKind, ImageId, Result};
+use bucket::Bucket;
+use image::Severity;
+use tokio::sync::oneshot;
+
+use crate::gateway::Gateway;
+use crate::view::ForkView;
+use crate::volume::{Departure, VolumeTask};
+
+impl Gateway {
+    /// Lets go of a volume in good order: it stays in its bucket, and any gateway may adopt it. One that another gateway owns
+    /// is only forgotten here; its fork, if there is one, stays.
+    ///
+    /// It takes as long as the bucket does. Meanwhile the volume is shown as being released and refuses other changes, and other
+    /// volumes' affairs go on. It is carried through though the caller may be gone; a stop before its end takes it back.
+    pub async fn release_volume(self: &Arc<Self>, name: &str) -> Result<()> {
+        let one = self.changing.lock().await;
+        let task = self.volume_to_change(name)?;
+        let Some(departure) = task.depart()? else {
+            // Nothing of it is at work here, or it is another gateway's.
+            task.hide();
+            task.abandon_image().await;
+            return self.forget(name);
+        };
+        drop(one);
+        let (tell, told) = oneshot::channel();
+        let gateway = self.clone();
+        let work = async move {
+            // Who asked may be gone.
+            let _ = tell.send(gateway.see_off(&task, departure).await);
+        };
+        self.ground.seams.spawn.spawn("release-volume", Box::pin(work));
+        told.await.unwrap_or_else(|e| {
+            let text = format!(
+                "the gateway stopped while volume {name:?} was being released: see if it is still there"
+            );
+            Err(Error::caused(ErrorKind::Unavailable, text, e))
+        })
+    }
+
+    /// Closes a volume that is being released, and forgets it.
+    async fn see_off(&self, task: &VolumeTask, departure: Departure) -> Result<()> {
+        let name = task.row().name;
+        let left = match task.close_for_good().await {
+            Ok(()) => self.forget(&name),
+            Err(e) => Err(e),
+        };
+        match &left {
+            Ok(()) => self.ground.events.note(Severity::Info, format!("volume {name} is released")),
+            Err(e) => {
+                let text =
+                    format!("volume {name} was not released: {e}; release it again once that is settled");
+                self.ground.events.note(Severity::Error, text);
+            }
+        }
+        task.departed(departure, left.is_ok());
+        left
+    }
+
+    /// Takes a volume off the catalog, then off the list: its name is free when both are done.
+    fn forget(&self, name: &str) -> Result<()> {
+        self.catalog.remove_volume(name)?;
+        self.volumes.lock().remove(name);
+        Ok(())
+    }
+
+    /// Deletes a volume and all its data, here and in the bucket. `Fenced` if another gateway owns it; `Denied` while
+    /// volumes that were made from it exist, and, unless told `with_forks`, while this gateway keeps forks of it.
+    pub async fn delete_volume(&self, name: &str, with_forks: bool) -> Result<()> {
+        let _one = self.changing.lock().await;
+        let task = self.volume(name)?;
+        task.settled()?;
+        let row = task.row();
+        self.ground.disk(&row.disk)?;
+        let store = self.ground.bucket(&row.bucket)?;
+        if self.is_foreign(&task, &*store).await? {
+            return Err(Error::fenced(format!(
+                "volume {name:?} belongs to another gateway now: delete it there, or take it off this one with \
+                 `tidegate volume release {name}`"
+            )));
+        }
+        if let Some(clone) = image::clones_of(&*store, row.image).await?.first() {
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "volume {name:?} holds data of image {clone}, which was made from it: delete that one first"
+                ),
+            ));
+        }
+        let forks = self.forks_of(row.image);
+        if !forks.is_empty() && !with_forks {
+            return Err(keeps_forks(name, &forks));
+        }
+        let parents = parents(&*store, row.image).await?;
+        task.hide();
+        task.abandon().await;
+        delete_image(&*store, row.image).await?;
+        image::unpin_clone(&*store, &parents, row.image).await?;
+        // Its newest writes are on its own disk; forks may be on others.
+        for disk in self.ground.disks.values() {
+            for file in disk.spool.list(row.image) {
+                disk.spool.remove(row.image, &file.name).await?;
+            }
+            disk.cache.invalidate_image(row.image);
+        }
+        self.forget(name)
+    }
+
+    /// Whether another gateway's journal may hold what the volume's newest writes are.
+    async fn is_foreign(&self, task: &VolumeTask, store: &dyn Bucket) -> Result<bool> {
+        if let Some(image) = task.image() {
+            return Ok(is_fenced(&image));
+        }
+        match chain::load(store, task.image_id()).await {
+            Ok(loaded) => Ok(!loaded.chain.clean
+                && loaded.last_owner.is_some_and(|last| {
+                    self.ground.disks.values().all(|disk| disk.journal.id() != last.journal)
+                })),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+fn keeps_forks(name: &str, forks: &[ForkView]) -> Error {
+    let each: Vec<String> =
+        forks.iter().map(|fork| format!("{} ({})", fork.name, ByteSize(fork.size))).collect();
+    Error::new(
+        ErrorKind::Denied,
+        format!(
+            "this gateway keeps writes of volume {name:?} that are nowhere else: {}; look at them with `tidegate volume \
+             open-fork`, or say --with-forks to delete them too",
+            each.join(", ")
+        ),
+    )
+}
+
+/// Whether another gateway has taken an image over.
+pub(crate) fn is_fenced(image: &image::Image) -> bool {
+    image.usable().is_err_and(|e| e.kind() == ErrorKind::Fenced)
+}
+
+/// The images whose segments an image points at.
+async fn parents(store: &dyn Bucket, image: ImageId) -> Result<BTreeSet<ImageId>> {
+    match chain::load(store, image).await {
+        Ok(loaded) => Ok(loaded
+            .checkpoint
+            .table
+            .values()
+            .map(|row| row.origin)
+            .filter(|origin| *origin != image)
+            .collect()),
+        // What is gone or damaged is deleted all the same.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(BTreeSet::new()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Deletes every object of an image, what it is first, so that nobody finds half of it.
+async fn delete_image(store: &dyn Bucket, image: ImageId) -> Result<()> {
+    store.delete(&chain::name::image(image)).await?;
+    loop {
+        let page = store.list(&chain::name::prefix(image), None, 1000).await?;
+        if page.is_empty() {
+            return Ok(());
+        }
+        for object in page {
+            store.delete(&object.key).await?;
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Volumes that leave: released, while others go on and a stop does not wait; deleted, with or without their forks.
+
+use super::*;
+
+/// A gateway with `vol1`, whose bucket has just gone away, in the middle of a release that nobody waits for; and `vol2`.
+async fn releasing(scratch: &Scratch) -> (Arc<Gateway>, PathBuf, PathBuf) {
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    let second = format!("dir://{}", scratch.0.join("second").display());
+    one.add_bucket("second", &second).await.unwrap();
+    for (name, bucket) in [("vol1", "main"), ("vol2", "second")] {
+        let wanted = CreateVolume { bucket: Some(bucket.into()), ..wanted(name, ByteSize::mib(64)) };
+        one.create_volume(wanted).await.unwrap();
+        write(&one, name, 8, 7).await;
+    }
+    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
+    std::fs::rename(&bucket, &aside).unwrap();
+    let begun = until(|| one.show_volume("vol1").unwrap().state == "releasing");
+    tokio::select! {
+        biased;
+        done = one.release_volume("vol1") => panic!("released without its bucket: {done:?}"),
+        // The command line that asked goes away.
+        () = begun => {}
+    }
+    (one, bucket, aside)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_being_released_refuses_changes_and_goes_without_its_asker() {
+    let scratch = Scratch::new("leaves");
+    let (one, bucket, aside) = releasing(&scratch).await;
+    let view = one.show_volume("vol1").unwrap();
+    assert!(view.reason.unwrap().contains("whether or not the command that asked still waits"));
+    let access = Access::default;
+    let back = AdoptVolume { bucket: Some("main".into()), ..adopt("vol1", None) };
+    let in_second = |name| CreateVolume { bucket: Some("second".into()), ..wanted(name, ByteSize::mib(64)) };
+    for (what, refused) in [
+        ("release", one.release_volume("vol1").await.map(drop)),
+        ("delete", one.delete_volume("vol1", true).await),
+        ("resize", one.resize_volume("vol1", 128 << 20).await.map(drop)),
+        ("access", one.set_access("vol1", access()).await.map(drop)),
+        ("adopt", one.adopt_volume(back.clone()).await.map(drop)),
+        ("create", one.create_volume(in_second("vol1")).await.map(drop)),
+    ] {
+        let e = refused.unwrap_err();
+        assert_eq!(e.kind(), ErrorKind::Busy, "{what}: {e}");
+        assert!(e.to_string().contains("volume \"vol1\" is being released"), "{what}: {e}");
+    }
+    // Other volumes do not wait.
+    let others = async {
+        one.resize_volume("vol2", 128 << 20).await.unwrap();
+        one.create_volume(in_second("vol4")).await.unwrap();
+    };
+    tokio::time::timeout(Duration::from_secs(5), others).await.expect("others waited for the release");
+    assert_eq!(one.show_volume("vol1").unwrap().state, "releasing");
+    std::fs::rename(&aside, &bucket).unwrap();
+    until(|| one.show_volume("vol1").is_err()).await;
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let again = gateway(&scratch.0, "one", "1 h").await;
+    assert_eq!(again.volumes().iter().map(|v| v.name.as_str()).collect::<Vec<_>>(), ["vol2", "vol4"]);
+    again.adopt_volume(back).await.unwrap();
+    assert_eq!(byte(&again, "vol1", 8).await, 7);
+    again.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_does_not_wait_for_a_release() {
+    let scratch = Scratch::new("stops");
+    let (one, bucket, aside) = releasing(&scratch).await;
+    let limit = one.config().stop_within + Duration::from_secs(10);
+    tokio::time::timeout(limit, one.stop(|_| ())).await.expect("the stop waited for the release").unwrap();
+    assert_eq!(one.show_volume("vol1").unwrap().state, "closed");
+    drop(one);
+    std::fs::rename(&aside, &bucket).unwrap();
+    // Nothing is lost, and the volume is this gateway's as before.
+    let again = gateway(&scratch.0, "one", "1 h").await;
+    until(|| again.volumes().iter().all(|v| v.state == "open")).await;
+    assert_eq!((byte(&again, "vol1", 8).await, byte(&again, "vol2", 8).await), (7, 7));
+    again.release_volume("vol1").await.unwrap();
+    assert_eq!(again.volumes().len(), 1);
+    again.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forks_are_deleted_only_when_told_so() {
+    let scratch = Scratch::new("forks");
+    let old = gateway(&scratch.0, "old", "1 h").await;
+    old.add_bucket("main", &scratch.url()).await.unwrap();
+    old.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    old.drain_volume("vol1").await.unwrap();
+    write(&old, "vol1", 0, 2).await;
+    let new = gateway(&scratch.0, "new", "200 ms").await;
+    new.add_bucket("main", &scratch.url()).await.unwrap();
+    new.adopt_volume(adopt("vol1", Some(1))).await.unwrap();
+    new.release_volume("vol1").await.unwrap();
+    let fork = "vol1@lost-1";
+    until(|| old.forks().iter().any(|f| f.name == fork && f.size > 0)).await;
+    let found = old.volumes.lock()["vol1"].image();
+    found.unwrap().ended().await;
+    // It comes back, and what was lost when it went is still here.
+    old.adopt_volume(adopt("vol1", None)).await.unwrap();
+    assert_eq!(byte(&old, "vol1", 0).await, 0);
+    let refused = old.delete_volume("vol1", false).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(refused.to_string().contains(fork) && refused.to_string().contains("--with-forks"), "{refused}");
+    assert_eq!((old.show_volume("vol1").unwrap().state.as_str(), old.forks().len()), ("open", 1));
+    let rescued = OpenFork { name: "rescued".into(), access: Access::default() };
+    old.open_fork(fork, rescued).await.unwrap();
+    assert_eq!(byte(&old, "rescued", 0).await, 2);
+    old.delete_volume("rescued", false).await.unwrap();
+    old.delete_volume("vol1", true).await.unwrap();
+    assert!(old.forks().is_empty() && old.volumes().is_empty());
+    old.stop(|_| ()).await.unwrap();
+    new.stop(|_| ()).await.unwrap();
+}
