@@ -139,12 +139,19 @@ impl VolumeTask {
         let recovered = footing.disk.recovered(row.image);
         let request = OpenRequest { image: row.image, recovered, accept_loss };
         let image = Image::open(footing.env, request).await?;
-        footing.disk.adopted(row.image);
         let unit = LogicalUnit::new(
             Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
             Arc::new(Volume::new(image.clone())),
-        )
-        .await?;
+        );
+        let unit = match unit.await {
+            Ok(unit) => unit,
+            Err(e) => {
+                // The next try begins with what was recovered, as this one did: nobody has written meanwhile.
+                let _ = tokio::time::timeout(HALT_WITHIN, image.halt()).await;
+                return Err(e);
+            }
+        };
+        footing.disk.adopted(row.image);
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
         let background = Arc::new(self.keep_up(unit.clone()));
