@@ -121,5 +121,14 @@ fn spread(figures: impl IntoIterator<Item = f64>) -> f64 {
     (greatest - least) / median(all)
 }
 
+/// Which `n` of some figures lie closest together; all if there are fewer.
+fn steadiest(figures: &[f64], n: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..figures.len()).collect();
+    order.sort_by(|a, b| figures[*a].total_cmp(&figures[*b]));
+    let of = |window: &[usize]| spread(window.iter().map(|i| figures[*i]));
+    let best = order.windows(n).min_by(|a, b| of(a).total_cmp(&of(b))).map(<[usize]>::to_vec);
+    best.unwrap_or(order)
+}
+
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tgt::Tgt;
-use super::{Generator, Load, Measured, median, spread};
+use super::{Generator, Load, Measured, median, spread, steadiest};
 use crate::Result;
 use crate::process::{Server, run, until};
 use crate::product::Demo;
@@ -35,14 +35,18 @@ const VALID: f64 = 0.10;
 
 /// Measure an iSCSI disk against tuned tgtd on the same disk, interleaved.
 ///
-/// Figures are medians of the rounds. tgtd runs twice, as it comes and with synced writes (Tidegate's are always
-/// synced). CPU is the target's seconds per 100,000 transfers, with what it does for them afterwards (destaging included).
+/// Figures are medians of the rounds. A machine whose neighbours are noisy disturbs some of them: so each load is run on all
+/// targets in turns until there are as many rounds as asked for in which tgtd, the peer, was steady; only these count, for all
+/// targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per 100,000 transfers, with what it does for them afterwards (destaging included).
 /// Between two loads all targets come to rest.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How often each load is run on each target.
+    /// How many steady rounds there should be of each load.
     #[arg(long, default_value_t = 5)]
-    rounds: u32,
+    rounds: usize,
+    /// How many rounds of a load there are at most.
+    #[arg(long, default_value_t = 15)]
+    at_most: usize,
     /// How long each time.
     #[arg(long, default_value_t = 3)]
     seconds: u32,
@@ -52,6 +56,36 @@ pub struct Arguments {
     /// Only loads whose names contain this, as "4k randread".
     #[arg(long)]
     only: Option<String>,
+}
+
+/// One load's results on all targets.
+#[derive(Default)]
+struct Row {
+    columns: [Column; 3],
+    /// Rounds that do not count.
+    left_out: usize,
+}
+
+impl Row {
+    /// The target that ours is compared with: tgtd, for writes tgtd synced.
+    fn peer(&self, load: &Load) -> &Column {
+        &self.columns[if load.is_write() { 2 } else { 1 }]
+    }
+
+    /// How far the peer's rounds lie apart.
+    fn spread(&self, load: &Load) -> f64 {
+        spread(self.peer(load).iops())
+    }
+
+    /// The rounds in which the peer was steadiest.
+    fn steadiest(&self, load: &Load, rounds: usize) -> Row {
+        let chosen = steadiest(&self.peer(load).iops(), rounds);
+        let left_out = self.columns[0].rounds.len() - chosen.len();
+        let columns = [0, 1, 2].map(|which| Column {
+            rounds: chosen.iter().map(|round| self.columns[which].rounds[*round]).collect(),
+        });
+        Row { columns, left_out }
+    }
 }
 
 /// One load's results on one target, a round each.
@@ -75,8 +109,8 @@ impl Column {
         )
     }
 
-    fn spread(&self) -> f64 {
-        spread(self.rounds.iter().map(|r| r.0.iops))
+    fn iops(&self) -> Vec<f64> {
+        self.rounds.iter().map(|r| r.0.iops).collect()
     }
 }
 
@@ -157,19 +191,28 @@ pub fn main(arguments: &Arguments) -> Result {
     }
     let loads: Vec<_> =
         LOADS.iter().filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part))).collect();
-    let mut table: Vec<[Column; 3]> = loads.iter().map(|_| Default::default()).collect();
-    let bar = ProgressBar::new(u64::from(arguments.rounds) * loads.len() as u64);
+    let mut table = Vec::new();
+    let bar = ProgressBar::new(loads.len() as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
-    for round in 0..arguments.rounds as usize {
-        for (load, row) in loads.iter().zip(&mut table) {
-            bar.set_message(load.name());
+    for load in &loads {
+        let mut all = Row::default();
+        let row = loop {
+            let round = all.columns[0].rounds.len();
+            bar.set_message(format!("{}, round {}", load.name(), round + 1));
             for turn in 0..3 {
                 // Who goes first changes, so that nobody always has the disk as another left it.
                 let which = (turn + round) % 3;
-                row[which].rounds.push(targets.measure(&generator, which, **load, arguments.seconds)?);
+                let measured = targets.measure(&generator, which, **load, arguments.seconds)?;
+                all.columns[which].rounds.push(measured);
             }
-            bar.inc(1);
-        }
+            let row = all.steadiest(load, arguments.rounds);
+            let enough = round + 1 >= arguments.rounds && row.spread(load) < VALID;
+            if enough || round + 1 >= arguments.at_most {
+                break row;
+            }
+        };
+        table.push(row);
+        bar.inc(1);
     }
     bar.finish_and_clear();
     targets.ours.stop()?;
@@ -178,15 +221,15 @@ pub fn main(arguments: &Arguments) -> Result {
     limits(&generator, &dir, arguments.seconds)
 }
 
-fn show(loads: &[&Load], table: &[[Column; 3]]) {
+fn show(loads: &[&Load], table: &[Row]) {
     println!(
         "{:<20} | {:^35} | {:^35} | {:^35} | {:>6} {:>6}",
         "", "tidegate", "tgtd", "tgtd, synced", "ratio", "CPU"
     );
     let head = format!("{:>9} {:>8} {:>8} {:>7}", "IOPS", "MB/s", "p99 us", "CPU s");
     println!("{:<20} | {head} | {head} | {head} | {:>6} {:>6}", "", "IOPS", "ratio");
-    for (load, [ours, unsynced, synced]) in loads.iter().zip(table) {
-        let peer = if load.is_write() { synced } else { unsynced };
+    for (load, row) in loads.iter().zip(table) {
+        let ([ours, unsynced, synced], peer) = (&row.columns, row.peer(load));
         println!(
             "{:<20} | {} | {} | {} | {:>6.2} {:>6.2}",
             load.name(),
@@ -200,10 +243,13 @@ fn show(loads: &[&Load], table: &[[Column; 3]]) {
     println!(
         "CPU s: the target's processor seconds per 100,000 transfers; ratios: to tgtd, for writes to tgtd synced"
     );
+    let left_out: usize = table.iter().map(|row| row.left_out).sum();
+    let counted: usize = table.iter().map(|row| row.columns[0].rounds.len()).sum();
+    println!("{left_out} rounds besides these {counted} are left out, because tgtd was not steady");
     let worst = table
         .iter()
         .zip(loads)
-        .map(|(row, load)| (if load.is_write() { row[2].spread() } else { row[1].spread() }, load.name()))
+        .map(|(row, load)| (row.spread(load), load.name()))
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match worst {
         Some((spread, load)) if spread < VALID => {

@@ -1,6 +1,6 @@
 //! The arithmetic of the tables.
 
-use super::{Load, median, spread};
+use super::{Load, median, spread, steadiest};
 
 #[test]
 fn medians_and_spreads() {
@@ -17,4 +17,14 @@ fn medians_and_spreads() {
 fn loads_have_names() {
     assert_eq!(Load { mode: "randread", bytes: 4096, depth: 32 }.name(), "4k randread QD32");
     assert_eq!(Load { mode: "seqwrite", bytes: 1 << 20, depth: 1 }.name(), "1M seqwrite QD1");
+}
+
+#[test]
+fn the_steadiest_rounds_are_those_that_lie_closest_together() {
+    let figures = [50.0, 101.0, 300.0, 99.0, 100.0, 200.0];
+    let mut chosen = steadiest(&figures, 3);
+    chosen.sort_unstable();
+    assert_eq!(chosen, [1, 3, 4]);
+    assert_eq!(steadiest(&figures, 6).len(), 6);
+    assert_eq!(steadiest(&figures[..2], 3).len(), 2);
 }
