@@ -175,6 +175,13 @@ impl Gateway {
         Ok(task)
     }
 
+    /// Waits a little for a volume that is just being opened. Not while others wait for their changes.
+    pub(crate) async fn let_open(&self, name: &str) {
+        if let Ok(task) = self.volume(name) {
+            task.opens_soon().await;
+        }
+    }
+
     /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
     pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
         check_name("bucket", name)?;
@@ -366,6 +373,7 @@ impl Gateway {
 
     /// Changes a volume's size.
     pub async fn resize_volume(&self, name: &str, size: u64) -> Result<VolumeView> {
+        self.let_open(name).await;
         let _one = self.changing.lock().await;
         let task = self.volume_to_change(name)?;
         check_size(size, task.row().block_size)?;
@@ -387,6 +395,7 @@ impl Gateway {
 
     /// Waits until everything acknowledged by now is in the bucket.
     pub async fn drain_volume(&self, name: &str) -> Result<VolumeView> {
+        self.let_open(name).await;
         let task = self.volume(name)?;
         let image = task.image().ok_or_else(|| crate::volume::not_open(&task))?;
         image.drain().await?;

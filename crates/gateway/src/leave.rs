@@ -19,6 +19,7 @@ impl Gateway {
     /// It takes as long as the bucket does. Meanwhile the volume is shown as being released and refuses other changes, and other
     /// volumes' affairs go on. It is carried through though the caller may be gone; a stop before its end takes it back.
     pub async fn release_volume(self: &Arc<Self>, name: &str) -> Result<()> {
+        self.let_open(name).await;
         let one = self.changing.lock().await;
         let task = self.volume_to_change(name)?;
         let Some(departure) = task.depart()? else {
@@ -72,6 +73,7 @@ impl Gateway {
     /// Deletes a volume and all its data, here and in the bucket. `Fenced` if another gateway owns it; `Denied` while
     /// volumes that were made from it exist, and, unless told `with_forks`, while this gateway keeps forks of it.
     pub async fn delete_volume(&self, name: &str, with_forks: bool) -> Result<()> {
+        self.let_open(name).await;
         let _one = self.changing.lock().await;
         let task = self.volume(name)?;
         task.settled()?;

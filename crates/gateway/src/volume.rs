@@ -22,6 +22,8 @@ use crate::view::VolumeView;
 pub(crate) const LUN: u16 = 0;
 /// Waits between attempts to open a volume whose bucket is away or does not answer.
 const RETRY: Duration = Duration::from_secs(5);
+/// How long a verb waits for a volume that is just being opened.
+const OPENS_WITHIN: Duration = Duration::from_secs(10);
 /// How long an image may take to end without saving anything.
 const HALT_WITHIN: Duration = Duration::from_secs(2);
 
@@ -187,6 +189,15 @@ impl VolumeTask {
         match &*self.state.lock() {
             State::Open(opened) | State::Releasing(opened, _) => Some(Opened::clone(opened)),
             State::Opening(_) | State::Refused(_) | State::Ended => None,
+        }
+    }
+
+    /// Waits a little for a volume that is just being opened, as at the start, and has met with no trouble so far: whoever names
+    /// it means one that is open.
+    pub async fn opens_soon(&self) {
+        let begun = tokio::time::Instant::now();
+        while matches!(*self.state.lock(), State::Opening(None)) && begun.elapsed() < OPENS_WITHIN {
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -53,6 +53,23 @@ async fn a_volume_whose_bucket_comes_late_is_shown_and_started_then() {
     again.stop(|_| ()).await.unwrap();
 }
 
+/// Verbs that come while a volume is being opened at the start wait for that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_verb_right_after_the_start_finds_the_volume_open() {
+    let scratch = Scratch::new("right-after");
+    let first = gateway(&scratch.0, "one", "200 ms").await;
+    first.add_bucket("main", &scratch.url()).await.unwrap();
+    first.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    first.stop(|_| ()).await.unwrap();
+    let again = gateway(&scratch.0, "one", "200 ms").await;
+    assert_eq!(again.resize_volume("vol1", 128 << 20).await.unwrap().size, 128 << 20);
+    again.stop(|_| ()).await.unwrap();
+    let last = gateway(&scratch.0, "one", "200 ms").await;
+    last.delete_volume("vol1", false).await.unwrap();
+    assert!(last.volumes().is_empty());
+    last.stop(|_| ()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gateway_stops_while_a_volume_waits_for_its_bucket() {
     let scratch = Scratch::new("waits");
