@@ -37,7 +37,8 @@ const VALID: f64 = 0.10;
 ///
 /// Figures are medians of the rounds. A machine whose neighbours are noisy disturbs some of them: so each load is run on all
 /// targets in turns until there are as many rounds as asked for in which tgtd, the peer, was steady; only these count, for all
-/// targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per 100,000 transfers, with what it does for them afterwards (destaging included).
+/// targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
+/// 100,000 transfers, with what it does for them afterwards (destaging included).
 /// Between two loads all targets come to rest.
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -191,28 +192,26 @@ pub fn main(arguments: &Arguments) -> Result {
     }
     let loads: Vec<_> =
         LOADS.iter().filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part))).collect();
-    let mut table = Vec::new();
-    let bar = ProgressBar::new(loads.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")?);
-    for load in &loads {
-        let mut all = Row::default();
-        let row = loop {
-            let round = all.columns[0].rounds.len();
-            bar.set_message(format!("{}, round {}", load.name(), round + 1));
+    let mut all: Vec<Row> = loads.iter().map(|_| Row::default()).collect();
+    let mut table: Vec<Row> = Vec::new();
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
+    // Round by round through all loads, so that each finds the disk as the same one left it.
+    for round in 0..arguments.at_most.max(1) {
+        for (load, row) in loads.iter().zip(&mut all) {
+            bar.set_message(format!("round {}: {}", round + 1, load.name()));
             for turn in 0..3 {
                 // Who goes first changes, so that nobody always has the disk as another left it.
                 let which = (turn + round) % 3;
                 let measured = targets.measure(&generator, which, **load, arguments.seconds)?;
-                all.columns[which].rounds.push(measured);
+                row.columns[which].rounds.push(measured);
             }
-            let row = all.steadiest(load, arguments.rounds);
-            let enough = round + 1 >= arguments.rounds && row.spread(load) < VALID;
-            if enough || round + 1 >= arguments.at_most {
-                break row;
-            }
-        };
-        table.push(row);
-        bar.inc(1);
+        }
+        table = loads.iter().zip(&all).map(|(load, row)| row.steadiest(load, arguments.rounds)).collect();
+        let steady = loads.iter().zip(&table).all(|(load, row)| row.spread(load) < VALID);
+        if round + 1 >= arguments.rounds && steady {
+            break;
+        }
     }
     bar.finish_and_clear();
     targets.ours.stop()?;

@@ -61,9 +61,11 @@ async fn a_verb_right_after_the_start_finds_the_volume_open() {
     first.add_bucket("main", &scratch.url()).await.unwrap();
     first.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
     first.stop(|_| ()).await.unwrap();
+    drop(first);
     let again = gateway(&scratch.0, "one", "200 ms").await;
     assert_eq!(again.resize_volume("vol1", 128 << 20).await.unwrap().size, 128 << 20);
     again.stop(|_| ()).await.unwrap();
+    drop(again);
     let last = gateway(&scratch.0, "one", "200 ms").await;
     last.delete_volume("vol1", false).await.unwrap();
     assert!(last.volumes().is_empty());
