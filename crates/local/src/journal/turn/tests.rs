@@ -6,7 +6,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    Committed, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Record, RecordKind, TokioSpawn,
+    Committed, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Record, RecordKind,
+    Reservation, TokioSpawn,
 };
 
 const IMAGE: ImageId = ImageId([6; 16]);
@@ -25,7 +26,7 @@ impl Owner for Here {
     }
 }
 
-fn append(handle: &OwnerHandle, seq: u64) -> oneshot::Receiver<base::Result<()>> {
+fn append(handle: &OwnerHandle, seq: u64, room: Reservation) -> oneshot::Receiver<base::Result<()>> {
     let (done, committed) = oneshot::channel();
     let mut payload = AlignedBuf::zeroed(4096);
     payload.fill(seq as u8);
@@ -37,8 +38,13 @@ fn append(handle: &OwnerHandle, seq: u64) -> oneshot::Receiver<base::Result<()>>
         span: Span::new(seq * 8, 8),
         payload,
     };
-    handle.append(record, Some(done)).unwrap();
+    handle.append_reserved(record, room, Some(done)).unwrap();
     committed
+}
+
+/// Room may have to be waited for: the next file is made ready beside the writing.
+async fn reserve(journal: &Journal) -> Reservation {
+    journal.reserve(4096).await.unwrap()
 }
 
 /// C01: who is alone writes with its own thread, through changes of files too; what was acknowledged is there afterwards.
@@ -65,11 +71,13 @@ fn who_is_alone_writes_itself() {
         let here = Arc::new(Here(std::thread::current().id(), AtomicU64::new(0)));
         let handle = journal.attach(IMAGE, here.clone()).unwrap();
         for seq in 1..=100 {
-            turn(false, || append(&handle, seq)).await.unwrap().unwrap();
+            let room = reserve(&journal).await;
+            turn(false, || append(&handle, seq, room)).await.unwrap().unwrap();
         }
         assert_eq!(here.1.load(Ordering::Relaxed), 0, "others would have to wait");
         for seq in 101..=400 {
-            let mut committed = turn(true, || append(&handle, seq));
+            let room = reserve(&journal).await;
+            let mut committed = turn(true, || append(&handle, seq, room));
             let at_once = committed.try_recv().is_ok();
             if !at_once {
                 committed.await.unwrap().unwrap();
@@ -78,7 +86,8 @@ fn who_is_alone_writes_itself() {
         assert!(here.1.load(Ordering::Relaxed) > 10, "{:?}", here.1);
         let alone = here.1.load(Ordering::Relaxed);
         // Several records go together, and not with this thread.
-        let (one, two) = turn(true, || (append(&handle, 401), append(&handle, 402)));
+        let (room, more) = (reserve(&journal).await, reserve(&journal).await);
+        let (one, two) = turn(true, || (append(&handle, 401, room), append(&handle, 402, more)));
         one.await.unwrap().unwrap();
         two.await.unwrap().unwrap();
         assert_eq!(here.1.load(Ordering::Relaxed), alone);
