@@ -8,7 +8,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use base::{Epoch, ErrorKind, ImageId, Number, Result};
-use bucket::{Bucket, Key};
+use bucket::{Bucket, Key, ObjectMeta};
 use chain::{Checkpoint, Header, Ownership, Pin, name};
 use tokio::time::Instant;
 
@@ -38,7 +38,8 @@ impl Kept {
 /// What may go.
 #[derive(Debug, Default)]
 pub(crate) struct Garbage {
-    segments: Vec<(Epoch, Number)>,
+    /// With their lengths in bytes.
+    segments: Vec<((Epoch, Number), u64)>,
     /// Older checkpoints and their pages.
     indexes: Vec<Key>,
 }
@@ -48,35 +49,35 @@ impl Garbage {
     pub async fn find(bucket: &dyn Bucket, image: ImageId, older: &Kept, newer: &Kept) -> Result<Garbage> {
         let mut garbage = Garbage::default();
         let pinned = pinned(bucket, image).await?;
-        each(bucket, &name::segments(image), |key| {
-            let (number, epoch) = name::parse_segment(key)?;
+        each(bucket, &name::segments(image), |object| {
+            let (number, epoch) = name::parse_segment(&object.key)?;
             let place = (epoch, number);
             if number <= older.number
                 && !older.segments.contains(&place)
                 && !newer.segments.contains(&place)
                 && !pinned.segments.contains(&place)
             {
-                garbage.segments.push(place);
+                garbage.segments.push((place, object.size));
             }
             Ok(number <= older.number)
         })
         .await?;
         let mut indexes = Vec::new();
-        each(bucket, &name::checkpoints(image), |key| {
-            if name::parse_checkpoint(key)?.0 < older.number {
-                indexes.push(key.clone());
+        each(bucket, &name::checkpoints(image), |object| {
+            if name::parse_checkpoint(&object.key)?.0 < older.number {
+                indexes.push(object.key.clone());
             }
             Ok(true)
         })
         .await?;
-        each(bucket, &name::all_pages(image), |key| {
-            let place = name::parse_pages(key)?;
+        each(bucket, &name::all_pages(image), |object| {
+            let place = name::parse_pages(&object.key)?;
             if place.0 < older.number
                 && !older.pages.contains(&place)
                 && !newer.pages.contains(&place)
                 && !pinned.pages.contains(&place)
             {
-                indexes.push(key.clone());
+                indexes.push(object.key.clone());
             }
             Ok(true)
         })
@@ -103,13 +104,13 @@ async fn pinned(bucket: &dyn Bucket, image: ImageId) -> Result<Kept> {
     Ok(all)
 }
 
-/// Shows every key below a prefix to `visit`, until it says that it has seen enough.
-async fn each(bucket: &dyn Bucket, prefix: &str, mut visit: impl FnMut(&Key) -> Result<bool>) -> Result<()> {
+/// Shows every object below a prefix to `visit`, until it says that it has seen enough.
+async fn each(bucket: &dyn Bucket, prefix: &str, mut visit: impl FnMut(&ObjectMeta) -> Result<bool>) -> Result<()> {
     let mut after = None;
     loop {
         let page = bucket.list(prefix, after.as_ref(), LISTING).await?;
         for object in &page {
-            if !visit(&object.key)? {
+            if !visit(object)? {
                 return Ok(());
             }
         }
@@ -141,17 +142,28 @@ impl Collector {
         self.newest.clone()
     }
 
-    /// Takes in a new checkpoint; says which deletions to write into the chain. Older checkpoints are not part of the chain: they go
-    /// without a word in it, after `due`.
-    pub fn checkpointed(&mut self, kept: Kept, garbage: Garbage, due: Instant) -> Vec<(Epoch, Number)> {
+    /// Takes in a new checkpoint; says which deletions to write into the chain: none while they would free less than
+    /// `worth` bytes, for the segment that announces them is garbage itself one day. Older checkpoints are not part of
+    /// the chain: they go without a word in it, after `due`.
+    pub fn checkpointed(
+        &mut self,
+        kept: Kept,
+        garbage: Garbage,
+        due: Instant,
+        worth: u64,
+    ) -> Vec<(Epoch, Number)> {
         self.newest = Some(Arc::new(kept));
-        let Garbage { segments, indexes } = garbage;
+        let Garbage { mut segments, indexes } = garbage;
         let waiting: BTreeSet<&Key> = self.due.iter().flat_map(|(_, keys)| keys).collect();
         let indexes: Vec<Key> = indexes.into_iter().filter(|key| !waiting.contains(key)).collect();
         if !indexes.is_empty() {
             self.due.push_back((due, indexes));
         }
-        let fresh: Vec<_> = segments.into_iter().filter(|place| !self.announced.contains(place)).collect();
+        segments.retain(|(place, _)| !self.announced.contains(place));
+        if segments.iter().map(|(_, len)| len).sum::<u64>() < worth {
+            return Vec::new();
+        }
+        let fresh: Vec<_> = segments.into_iter().map(|(place, _)| place).collect();
         self.announced.extend(fresh.iter().copied());
         fresh
     }

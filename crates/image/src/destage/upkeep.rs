@@ -141,7 +141,7 @@ impl Destager {
                     Default::default()
                 });
                 let due = Instant::now() + self.core.env.options.grace;
-                let victims = self.collector.checkpointed(made.kept, garbage, due);
+                let victims = self.collector.checkpointed(made.kept, garbage, due, self.worth_deleting());
                 self.delete(victims);
                 Ok(())
             }
@@ -205,6 +205,11 @@ impl Destager {
                 self.core.report(Severity::Warning, format!("cannot compact for now: {e}"));
             }
         }
+    }
+
+    /// Less garbage than this may stay a while.
+    fn worth_deleting(&self) -> u64 {
+        self.core.env.options.segment.0 / 64
     }
 
     /// Puts the names of segments that nothing needs into the chain; they are deleted once that counts, after a grace.
