@@ -5,7 +5,7 @@ use base::{ByteSize, Spawn, Urgency};
 /// The part of the machine's memory that dirty data may take, and sealed segments again.
 const PART: u64 = 16;
 const LEAST: ByteSize = ByteSize::mib(64);
-const MOST: ByteSize = ByteSize::mib(512);
+const MOST: ByteSize = ByteSize::gib(2);
 /// The most that is taken from the kernel before it is needed.
 const WARM: ByteSize = ByteSize::mib(256);
 
@@ -20,7 +20,7 @@ pub(crate) fn prepare(dirty: ByteSize, spawn: &dyn Spawn) {
 /// Memory for buffers that is kept when nothing is dirty, at least.
 const SPARE: ByteSize = ByteSize::mib(128);
 
-/// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 512 MiB.
+/// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 2 GiB.
 pub fn for_dirty_data() -> ByteSize {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     share(&read("/proc/meminfo"), &read("/sys/fs/cgroup/memory.max"))
