@@ -30,6 +30,8 @@ const LOADS: &[Load] = &[
 ];
 /// What writes cover and reads read: less than the memory of any machine worth measuring on, as for the peer.
 const SPAN: u64 = 512 << 20;
+/// Fewer rounds show no spread.
+const ENOUGH: usize = 3;
 /// Above this the machine was too busy to compare anything on it.
 const VALID: f64 = 0.10;
 
@@ -251,6 +253,7 @@ fn show(loads: &[&Load], table: &[Row]) {
         .map(|(row, load)| (row.spread(load), load.name()))
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match worst {
+        _ if counted < table.len() * ENOUGH => println!("NOT VALID: fewer than {ENOUGH} rounds say little"),
         Some((spread, load)) if spread < VALID => {
             println!("valid: from tgtd's worst round to its best are at most {:.1} % ({load})", spread * 1e2)
         }
