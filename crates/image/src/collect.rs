@@ -105,7 +105,11 @@ async fn pinned(bucket: &dyn Bucket, image: ImageId) -> Result<Kept> {
 }
 
 /// Shows every object below a prefix to `visit`, until it says that it has seen enough.
-async fn each(bucket: &dyn Bucket, prefix: &str, mut visit: impl FnMut(&ObjectMeta) -> Result<bool>) -> Result<()> {
+async fn each(
+    bucket: &dyn Bucket,
+    prefix: &str,
+    mut visit: impl FnMut(&ObjectMeta) -> Result<bool>,
+) -> Result<()> {
     let mut after = None;
     loop {
         let page = bucket.list(prefix, after.as_ref(), LISTING).await?;

@@ -191,6 +191,40 @@ fn a_local_disk_that_is_full_stops_nothing() {
     });
 }
 
+/// Turns given out while room was scarce are not waited for once there is plenty.
+#[test]
+fn a_paced_write_goes_as_soon_as_there_is_room() {
+    paused(async {
+        const LARGE: u64 = 1 << 20;
+        let (_store, faults, _disk, _running, image) = world(ByteSize::mib(16)).await;
+        faults.set_outage(Outage::Refusing);
+        let mut writer = Writer::new(image.clone());
+        while image.status().dirty.0 < 13 << 20 {
+            assert!(writer.write().await);
+        }
+        let begun = Instant::now();
+        let all = (0..10).map(|n| {
+            let image = image.clone();
+            async move {
+                let admission = image.admit(LARGE).await.unwrap();
+                let data = vec![pattern(n, LARGE as usize, false)];
+                image.write(n * (LARGE / SECTOR), data, false, admission).await.unwrap();
+                begun.elapsed()
+            }
+        });
+        let clear = async {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            faults.clear();
+            image.drain().await.unwrap();
+            begun.elapsed()
+        };
+        let (took, drained) = futures_util::join!(futures_util::future::join_all(all), clear);
+        let (third, last) = (took[2], took[9]);
+        assert!(4 * third > drained, "at that pace they would not be through yet: {drained:?}: {took:?}");
+        assert!(last < drained + Duration::from_millis(50), "{drained:?}: {took:?}");
+    });
+}
+
 async fn bad_weather(plan: FaultPlan) {
     let (store, faults, _disk, running, image) = world(ByteSize::mib(800)).await;
     let mut writer = Writer::new(image);
