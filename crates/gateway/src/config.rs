@@ -25,7 +25,7 @@ pub struct Config {
     #[serde(default)]
     pub upload: UploadConfig,
     /// Memory for dirty data of all volumes, and as much again for segments on their way; by default a sixteenth of the
-    /// machine's, from 64 MiB to 2 GiB.
+    /// machine's, from 64 MiB to 2 GiB. Once used it is kept for the next burst of writes.
     #[serde(default = "crate::memory::for_dirty_data", deserialize_with = "size")]
     pub memory: ByteSize,
     /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.
