@@ -7,8 +7,21 @@ use bytes::Bytes;
 pub(crate) const DIGEST: usize = 32;
 /// Bytes before the body.
 pub(crate) const PROLOGUE: usize = 16;
-/// The largest body a reader accepts.
-const MAX_BODY: usize = 256 << 20;
+/// The largest body a reader accepts, and so the largest that may be put.
+const MAX_BODY: usize = 1 << 30;
+
+/// `Invalid` if no reader would accept the sealed object: then the older ones must stay, which can be read.
+pub(crate) fn check_len(object: &[u8]) -> Result<()> {
+    let body = object.len().saturating_sub(PROLOGUE + DIGEST);
+    if body <= MAX_BODY {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "an index of {} MiB is larger than any reader takes ({} MiB): the volume has too many segments; copy its data to several smaller volumes",
+        body >> 20,
+        MAX_BODY >> 20
+    )))
+}
 
 /// A BLAKE3-256 digest.
 pub type Digest = [u8; DIGEST];
@@ -59,7 +72,7 @@ impl Writer {
 
     /// Fills in the length, appends the digest and returns both.
     pub(crate) fn seal(mut self) -> (Bytes, Digest) {
-        let body = u32::try_from(self.0.len() - PROLOGUE).expect("bodies stay below 256 MiB");
+        let body = u32::try_from(self.0.len() - PROLOGUE).expect("bodies stay far below 4 GiB");
         self.0[8..12].copy_from_slice(&body.to_le_bytes());
         let digest = *blake3::hash(&self.0).as_bytes();
         self.0.extend_from_slice(&digest);

@@ -3,7 +3,7 @@ use bucket::{Attributes, Bucket, Key};
 use bytes::Bytes;
 
 use crate::checkpoint::Checkpoint;
-use crate::codec::{Reader, Writer};
+use crate::codec::{Reader, Writer, check_len};
 use crate::name;
 use crate::reader::{Loaded, read_header};
 use crate::segment::{Header, Position};
@@ -71,9 +71,11 @@ impl Pin {
         Ok(Pin { head, last_seq, size, root, members })
     }
 
-    /// Puts it. One that is there already stays: it names at least as much.
+    /// Puts it. One that is there already stays: it names at least as much. `Invalid` if it is too large to be read back.
     pub async fn put(&self, bucket: &dyn Bucket, key: &Key) -> Result<()> {
-        match bucket.create(key, &self.encode().into(), &Attributes::default()).await {
+        let object = self.encode();
+        check_len(&object).map_err(|e| e.within(format!("put {key}")))?;
+        match bucket.create(key, &object.into(), &Attributes::default()).await {
             Err(e) if e.kind() == ErrorKind::Exists => Ok(()),
             other => other.map(drop),
         }

@@ -502,3 +502,16 @@ fn an_extent_map_is_an_array() {
         }
     }
 }
+
+/// An index that no reader would take is not put: the older ones, which can be read, would be deleted for it.
+#[tokio::test]
+async fn what_cannot_be_read_back_is_not_put() {
+    let (memory, bucket) = new_image().await;
+    let own = take(&bucket, 1).await.unwrap();
+    let key = name::checkpoint(IMAGE, Epoch(1), Number(1));
+    // Memory that nobody touches costs nothing.
+    let refused = own.put_object(&key, vec![0; (1 << 30) + 4096].into()).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(memory.objects().iter().all(|(k, _)| *k != key));
+    own.put_object(&key, vec![0; 4096].into()).await.unwrap();
+}

@@ -4,6 +4,7 @@ use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use bucket::{Attributes, Bucket, Key, Payload};
 use bytes::Bytes;
 
+use crate::codec::check_len;
 use crate::epoch::{EpochRecord, FenceRecord, ImageRecord};
 use crate::name;
 use crate::segment::Sealed;
@@ -114,8 +115,9 @@ impl Ownership {
         self.check().await
     }
 
-    /// Puts an object of a checkpoint (pages, or the root when all pages are there).
+    /// Puts an object of a checkpoint (pages, or the root when all pages are there). `Invalid` if it is too large to be read back.
     pub async fn put_object(&self, key: &Key, body: Bytes) -> Result<()> {
+        check_len(&body).map_err(|e| e.within(format!("put {key}")))?;
         put_once(&*self.bucket, key, &body.into()).await.map_err(|e| taken(e, key))
     }
 }

@@ -129,9 +129,18 @@ async fn each(
 #[derive(Debug, Default)]
 pub(crate) struct Collector {
     newest: Option<Arc<Kept>>,
-    /// In the chain or on the way there.
+    /// In the chain or on the way there, and not yet deleted.
     announced: BTreeSet<(Epoch, Number)>,
-    due: VecDeque<(Instant, Vec<Key>)>,
+    due: VecDeque<Due>,
+}
+
+/// What may be deleted when its time has come.
+#[derive(Debug)]
+struct Due {
+    at: Instant,
+    keys: Vec<Key>,
+    /// The segments among them.
+    segments: Vec<(Epoch, Number)>,
 }
 
 impl Collector {
@@ -158,10 +167,10 @@ impl Collector {
     ) -> Vec<(Epoch, Number)> {
         self.newest = Some(Arc::new(kept));
         let Garbage { mut segments, indexes } = garbage;
-        let waiting: BTreeSet<&Key> = self.due.iter().flat_map(|(_, keys)| keys).collect();
+        let waiting: BTreeSet<&Key> = self.due.iter().flat_map(|due| &due.keys).collect();
         let indexes: Vec<Key> = indexes.into_iter().filter(|key| !waiting.contains(key)).collect();
         if !indexes.is_empty() {
-            self.due.push_back((due, indexes));
+            self.due.push_back(Due { at: due, keys: indexes, segments: Vec::new() });
         }
         segments.retain(|(place, _)| !self.announced.contains(place));
         if segments.iter().map(|(_, len)| len).sum::<u64>() < worth {
@@ -177,19 +186,22 @@ impl Collector {
         if header.deletions.is_empty() {
             return;
         }
-        let segments =
-            header.deletions.iter().map(|(epoch, number)| name::segment(header.image, *epoch, *number));
-        self.due.push_back((due, segments.collect()));
+        let segments = header.deletions.to_vec();
+        let key = |(epoch, number): &(Epoch, Number)| name::segment(header.image, *epoch, *number);
+        self.due.push_back(Due { at: due, keys: segments.iter().map(key).collect(), segments });
     }
 
     /// Starts the deletions whose time has come, off the loop.
     pub fn delete_due(&mut self, core: &Arc<Core>, own: &Ownership) {
-        while self.due.front().is_some_and(|(due, _)| *due <= Instant::now()) {
-            let Some((_, keys)) = self.due.pop_front() else { return };
+        while self.due.front().is_some_and(|due| due.at <= Instant::now()) {
+            let Some(Due { keys, segments, .. }) = self.due.pop_front() else { return };
+            // Should a deletion fail, a later checkpoint finds the segment again and announces it anew.
+            for place in segments {
+                self.announced.remove(&place);
+            }
             let bucket = own.bucket().clone();
             let work = async move {
                 for key in keys {
-                    // What stays behind for now is found again by a later checkpoint's listing.
                     if let Err(e) = bucket.delete(&key).await {
                         tracing::warn!("garbage {key} stays for now: {e}");
                     }

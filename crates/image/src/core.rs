@@ -95,6 +95,8 @@ pub(crate) struct Core {
     pub condition: RwLock<Condition>,
     pub locks: Arc<RangeLocks>,
     pub in_flight: InFlight,
+    /// A prefetch that a client asked for is under way.
+    pub prefetching: AtomicBool,
     pub readahead: Readahead,
     pub write_cache: AtomicBool,
     /// The destage loop looks again.
@@ -123,6 +125,11 @@ pub(crate) fn size_in(changes: &[StateChange]) -> Option<u64> {
 }
 
 impl Front {
+    /// The last record that has been accepted.
+    pub fn last(&self) -> Seq {
+        Seq(self.next.0.saturating_sub(1))
+    }
+
     pub fn new(last: Seq) -> Front {
         Front { next: last.next(), committed: last, volatile: BTreeMap::new() }
     }
@@ -169,12 +176,14 @@ impl Core {
         span: Span,
         payload: Vec<Bytes>,
         admission: Admission,
-        early: bool,
-    ) -> Result<oneshot::Receiver<Result<()>>> {
+        answer: Answer,
+    ) -> Result<Appended> {
         let (done, committed) = oneshot::channel();
         let mut front = self.front.lock();
         self.usable()?;
         let seq = front.next;
+        // As the setting is now: who turns the write cache off waits for what comes before, and nothing early may come after.
+        let early = answer == Answer::AsSet && self.write_cache.load(Ordering::Relaxed);
         let visible = early.then(|| payload.clone());
         let record = Record { epoch: self.epoch, seq, kind, span, payload };
         let ended = || Error::new(ErrorKind::Unavailable, "the volume has ended");
@@ -190,7 +199,7 @@ impl Core {
             self.layers.write().publish(&record);
             front.volatile.insert(seq, record);
         }
-        Ok(committed)
+        Ok(if early { Appended::Early } else { Appended::Waits(committed) })
     }
 
     /// Appends and waits as long as the write cache setting asks for.
@@ -202,14 +211,38 @@ impl Core {
         admission: Admission,
         fua: bool,
     ) -> Result<()> {
-        let early = !fua && self.write_cache.load(Ordering::Relaxed);
-        let committed = self.append(kind, span, payload, admission, early)?;
-        if early { Ok(()) } else { wait(committed).await }
+        self.append(kind, span, payload, admission, Answer::of(fua))?.done().await
     }
 }
 
-async fn wait(committed: oneshot::Receiver<Result<()>>) -> Result<()> {
-    committed.await.unwrap_or_else(|_| Err(Error::internal("the journal stopped before it answered")))
+/// When a record is answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Answer {
+    /// When it is durable.
+    Durable,
+    /// At once if the write cache is on.
+    AsSet,
+}
+
+impl Answer {
+    fn of(fua: bool) -> Answer {
+        if fua { Answer::Durable } else { Answer::AsSet }
+    }
+}
+
+/// A record in the journal's queue.
+enum Appended {
+    /// It may be answered now.
+    Early,
+    /// It may be answered then.
+    Waits(oneshot::Receiver<Result<()>>),
+}
+
+impl Appended {
+    async fn done(self) -> Result<()> {
+        let Appended::Waits(committed) = self else { return Ok(()) };
+        committed.await.unwrap_or_else(|_| Err(Error::internal("the journal stopped before it answered")))
+    }
 }
 
 impl Owner for Core {
@@ -217,9 +250,9 @@ impl Owner for Core {
         let now = self.env.clock.now();
         let mut records = Vec::with_capacity(batch.len());
         let mut fresh = Vec::with_capacity(batch.len());
+        let Some(last) = batch.last().map(|c| c.record.seq) else { return };
         let mut front = self.front.lock();
         for Committed { record, location } in batch {
-            front.committed = record.seq;
             if record.kind == RecordKind::State {
                 self.set_state_now(&join(record.payload.clone()));
             }
@@ -238,7 +271,10 @@ impl Owner for Core {
         let mut layers = self.layers.write();
         fresh.iter().for_each(|record| layers.publish(record));
         drop(layers);
-        if self.backlog.lock().extend(records, &self.env.options) {
+        let wake = self.backlog.lock().extend(records, &self.env.options);
+        // Only now: who sees that all is committed looks into the backlog next, and what it does not find there is lost.
+        self.front.lock().committed = last;
+        if wake {
             self.wake.notify_one();
         }
         self.committed.notify_waiters();
@@ -383,7 +419,6 @@ impl Image {
         fua: bool,
     ) -> Result<()> {
         let most = self.core.env.journal.max_record() / SECTOR;
-        let early = !fua && self.core.write_cache.load(Ordering::Relaxed);
         let mut waiting = Vec::new();
         let mut at = 0;
         while at < span.count {
@@ -396,14 +431,12 @@ impl Image {
                 part,
                 cut,
                 Admission { reservation: room },
-                early,
+                Answer::of(fua),
             )?);
             at += part.count;
         }
-        if !early {
-            for committed in waiting {
-                wait(committed).await?;
-            }
+        for record in waiting {
+            record.done().await?;
         }
         Ok(())
     }
@@ -460,11 +493,14 @@ impl Image {
             return self.core.usable();
         }
         let admission = Admission::control();
-        wait(self.core.append(RecordKind::Barrier, Span::new(0, 0), Vec::new(), admission, false)?).await
+        let barrier =
+            self.core.append(RecordKind::Barrier, Span::new(0, 0), Vec::new(), admission, Answer::Durable)?;
+        barrier.done().await
     }
 
     /// Whether writes may be acknowledged before they are durable. Off at first.
     pub fn set_write_cache(&self, on: bool) {
+        let _no_record_between = self.core.front.lock();
         self.core.write_cache.store(on, Ordering::Relaxed);
     }
 
@@ -479,8 +515,8 @@ impl Image {
             return Err(Error::invalid(format!("state {name:?} is too long to be kept")));
         }
         let payload = vec![encode_state(name, value.as_ref())];
-        wait(self.core.append(RecordKind::State, Span::new(0, 0), payload, Admission::control(), false)?)
-            .await
+        let (none, admission) = (Span::new(0, 0), Admission::control());
+        self.core.append(RecordKind::State, none, payload, admission, Answer::Durable)?.done().await
     }
 
     /// Changes the size. What lies behind a smaller one is given up.
@@ -528,7 +564,7 @@ impl Image {
     /// Fetches a span into the cache, soon.
     pub fn prefetch(&self, span: Span) {
         if self.core.check_span(span).is_ok() {
-            self.core.spawn_prefetch(span);
+            self.core.spawn_prefetch_all(span);
         }
     }
 

@@ -6,6 +6,7 @@
 //! space comes free and the local segment goes. When the bucket does not keep up, the oldest segments become local
 //! segments, which frees the journal just as well.
 
+mod count;
 mod upkeep;
 
 use std::collections::VecDeque;
@@ -81,6 +82,8 @@ pub(crate) struct Destager {
     damaged_map: bool,
     compact_after: Instant,
     pub next_check: Instant,
+    /// What could not be mapped waits so long.
+    map_after: Instant,
     pub checkpoint_after: Instant,
     courtesy: Courtesy,
     /// The local disk was full: not before then is it tried again.
@@ -140,6 +143,7 @@ impl Destager {
             attempt: None,
             damaged_map: false,
             compact_after: now,
+            map_after: now,
             courtesy: Courtesy::new(now),
             spool_after: now,
             waiters: Vec::new(),
@@ -224,7 +228,8 @@ impl Destager {
     }
 
     fn take(&mut self, request: Request) -> bool {
-        let upto = self.core.front.lock().committed;
+        // What was answered early is meant too.
+        let upto = self.core.front.lock().last();
         match request {
             Request::Drain(answer) => self.waiters.push(Waiter { upto, checkpoint: false, answer }),
             Request::Checkpoint(answer) => self.waiters.push(Waiter { upto, checkpoint: true, answer }),
@@ -597,69 +602,6 @@ impl Destager {
         if first {
             self.core.report(Severity::Warning, text);
         }
-    }
-
-    /// The last segment of the unbroken run that the store says it has.
-    fn put_through(&self) -> Option<Number> {
-        let done = self.outgoing.iter().take_while(|o| o.put == Put::Done);
-        done.last().map(|o| o.header.position.number)
-    }
-
-    fn start_check(&mut self) {
-        let through = self.put_through();
-        if self.check.is_some() || (through.is_none() && Instant::now() < self.next_check) {
-            return;
-        }
-        let own = self.own.clone();
-        let covers = through.unwrap_or(self.durable.position.number);
-        self.check = Some(Box::pin(async move { (covers, own.check().await) }));
-    }
-
-    /// Segments up to `covers` count now.
-    async fn count(&mut self, covers: Number) -> Result<()> {
-        while self.outgoing.front().is_some_and(|o| o.header.position.number <= covers) {
-            let Some(out) = self.outgoing.pop_front() else { break };
-            self.map(&out).await?;
-            self.durable = Durable {
-                position: out.header.position,
-                seq: self.durable.seq.max(out.header.last_seq),
-                size: out.header.size,
-            };
-            self.release(self.durable.seq);
-            // Fences, closes and deletions alone are no reason to cut another checkpoint.
-            self.since_checkpoint += usize::from(out.header.has_content());
-            self.budget.written(out.size);
-            if let Body::Spooled(segment) = &out.body {
-                self.core.env.spool.remove(segment.image, &segment.name).await?;
-            }
-            self.collector.counted(&out.header, Instant::now() + self.core.env.options.grace);
-            let mut progress = self.core.progress.lock();
-            progress.durable = self.durable.position.number;
-            match &out.body {
-                Body::Spooled(segment) => {
-                    progress.spooled_bytes = progress.spooled_bytes.saturating_sub(segment.bytes);
-                    progress.freed(0);
-                }
-                Body::Memory(..) => progress.freed(out.dirty),
-            }
-        }
-        Ok(())
-    }
-
-    async fn map(&mut self, out: &Outgoing) -> Result<()> {
-        let standing = self.core.standing(&out.header).await?;
-        let hidden = self.core.layers.read().superseded(self.core.id, &out.header);
-        self.core.layers.write().apply(&out.header, &standing);
-        // What was written over would only take the room of what may be read, and the memory of the kernel.
-        hidden.iter().for_each(|frame| self.core.env.cache.forget(&frame.key()));
-        let mut states = self.core.durable_states.lock();
-        for change in &out.header.states {
-            match &change.value {
-                Some(value) => states.insert(change.name.clone(), value.clone()),
-                None => states.remove(&change.name),
-            };
-        }
-        Ok(())
     }
 
     fn answer_waiters(&mut self) {

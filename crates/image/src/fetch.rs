@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use base::{Error, ErrorKind, ImageId, Result, Span, checksum};
 use bucket::Bucket;
 use bytes::Bytes;
-use chain::{Codec, Page, PageRef, RowId, Sealed, decode_frame, name};
+use chain::{Codec, Extent, Page, PageRef, RowId, Sealed, decode_frame, name};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use local::{LineKey, Lookup};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::core::Core;
 use crate::dirty::{DirtyRecord, SpooledSegment, slice_parts};
@@ -24,6 +27,10 @@ use crate::pages::{Held, Missing};
 const RUN_BYTES: u64 = 2 << 20;
 /// Gets at a time for one read.
 const GETS: usize = 8;
+/// Who waited so long for another's fetch that failed does not begin one of its own: one answer has ten seconds in all.
+const JOINED: Duration = Duration::from_secs(1);
+/// What a prefetch fetches at a time, in sectors.
+const PREFETCH_STEP: u64 = (4 << 20) / base::SECTOR;
 /// Extents that the map is asked about at a time.
 pub(crate) const AT_A_TIME: usize = 64;
 /// How often a read starts over because what it found was moved meanwhile.
@@ -120,18 +127,33 @@ impl Core {
         Ok(page)
     }
 
-    /// Which copies in a segment count, as the map is now.
+    /// Which copies in a segment count, as the map is now. Where the map is damaged none does: the sectors stay in the damaged
+    /// page, and reading them says so.
     pub async fn standing(&self, header: &chain::Header) -> Result<Standing> {
         let mut standing = Standing::default();
         for extents in header.extents.chunks(AT_A_TIME) {
-            let found = self.ask(|layers, held| {
-                let mut missing = Missing::new();
-                let found = layers.standing(header.image, extents, held, &mut missing);
-                if missing.is_empty() { Ok(found) } else { Err(missing) }
-            });
-            standing.0.extend(found.await?);
+            match self.standing_of(header.image, extents).await {
+                Err(e) if is_damage(&e) => {
+                    for extent in extents {
+                        match self.standing_of(header.image, std::slice::from_ref(extent)).await {
+                            Err(e) if is_damage(&e) => {}
+                            found => standing.0.extend(found?),
+                        }
+                    }
+                }
+                found => standing.0.extend(found?),
+            }
         }
         Ok(standing)
+    }
+
+    async fn standing_of(&self, image: ImageId, extents: &[Extent]) -> Result<Vec<Span>> {
+        let found = self.ask(|layers, held| {
+            let mut missing = Missing::new();
+            let found = layers.standing(image, extents, held, &mut missing);
+            if missing.is_empty() { Ok(found) } else { Err(missing) }
+        });
+        found.await
     }
 
     async fn fetch_page(&self, place: PageRef) -> Result<Page> {
@@ -266,6 +288,7 @@ impl Core {
     /// Fetches what nobody else is fetching already, then takes the rest from those who do; nobody waits before its own
     /// part is done, so nobody waits in a ring.
     async fn fetch_once(&self, run: Vec<StoredFrame>) -> Result<Vec<(LineKey, Bytes)>> {
+        let begun = Instant::now();
         let mut out = Vec::with_capacity(run.len());
         let (claims, others) = self.claim(&run);
         for part in group(claims.mine.iter().map(|(frame, _)| *frame).collect()) {
@@ -277,7 +300,9 @@ impl Core {
             let told = other.wait_for(Option::is_some).await.ok().and_then(|bytes| bytes.clone());
             match told {
                 Some(bytes) => out.push((frame.key(), bytes)),
-                // The other gave up or failed.
+                // The other gave up after a long time, and so it would be again.
+                None if begun.elapsed() > JOINED => return Err(gave_up(&frame)),
+                // It had no luck.
                 None => out.extend(self.fetch_run(&[frame]).await?),
             }
         }
@@ -337,17 +362,43 @@ impl Core {
     /// Fetches what of `span` is in the bucket only, in the background.
     pub fn spawn_prefetch(self: &Arc<Self>, span: Span) {
         let core = self.clone();
-        self.env.spawn.spawn("readahead", Box::pin(async move { core.prefetch(span).await }));
+        self.env.spawn.spawn(
+            "readahead",
+            Box::pin(async move {
+                core.prefetch(span).await;
+            }),
+        );
     }
 
-    async fn prefetch(self: &Arc<Self>, span: Span) {
-        let Ok(pieces) = self.resolve(span).await else { return };
+    /// Fetches a span that a client names, of any length: in steps, one such span at a time, and no more than the cache can keep.
+    pub fn spawn_prefetch_all(self: &Arc<Self>, span: Span) {
+        if self.prefetching.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let core = self.clone();
+        let work = async move {
+            let mut room = core.env.cache.stats().room as usize;
+            for at in (span.start..span.end()).step_by(PREFETCH_STEP as usize) {
+                room = room
+                    .saturating_sub(core.prefetch(Span::new(at, PREFETCH_STEP.min(span.end() - at))).await);
+                if room == 0 || core.usable().is_err() {
+                    break;
+                }
+            }
+            core.prefetching.store(false, Ordering::Relaxed);
+        };
+        self.env.spawn.spawn("prefetch", Box::pin(work));
+    }
+
+    /// How many frames it fetched.
+    async fn prefetch(self: &Arc<Self>, span: Span) -> usize {
+        let Ok(pieces) = self.resolve(span).await else { return 0 };
         let wanted = pieces.into_iter().filter_map(|(_, source)| match source {
             Source::Stored { frame, .. } if !self.env.cache.contains(&frame.key()) => Some(frame),
             _ => None,
         });
         // What cannot be fetched now will be reported when it is read.
-        let _ = self.fetch(wanted.collect()).await;
+        self.fetch(wanted.collect()).await.map_or(0, |frames| frames.len())
     }
 
     /// Keeps a segment of our own that is being uploaded as clean cache.
@@ -432,6 +483,15 @@ impl Drop for Claims<'_> {
             frames.remove(&frame.key());
         });
     }
+}
+
+fn gave_up(frame: &StoredFrame) -> Error {
+    Error::new(ErrorKind::Unavailable, format!("the bucket did not give {}: try again later", frame.place()))
+}
+
+/// Whether something is damaged or missing in the bucket, which another try will not change.
+fn is_damage(e: &Error) -> bool {
+    matches!(e.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
 }
 
 fn unknown(run: Span, row: RowId) -> Error {

@@ -315,6 +315,7 @@ fn core(
         condition: RwLock::new(Condition::Open),
         locks: Arc::default(),
         in_flight: Default::default(),
+        prefetching: AtomicBool::new(false),
         readahead: Default::default(),
         write_cache: AtomicBool::new(false),
         wake: Notify::new(),

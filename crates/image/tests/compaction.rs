@@ -4,11 +4,15 @@
 
 mod rig;
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::{ByteSize, ImageId, SECTOR, Span};
-use bucket::Memory;
+use base::{ByteSize, Error, ErrorKind, ImageId, Result, SECTOR, Span};
+use bucket::{Attributes, Bucket, Key, Memory, ObjectMeta, Payload, StorageClass};
+use bytes::Bytes;
+use chain::ExtentKind;
 use image::Image;
 use local::SimDisk;
 use rig::{Model, Running, Setup, pattern, paused, read, start};
@@ -166,5 +170,147 @@ fn a_damaged_segment_is_passed_over() {
             sick.iter().all(|key| store.objects().iter().any(|(k, _)| k == key)),
             "what lives in it was thrown away"
         );
+    });
+}
+
+fn has_copies(header: &chain::Header) -> bool {
+    header.extents.iter().any(|e| matches!(e.kind, ExtentKind::Moved { .. }))
+}
+
+/// A6: copies behind the checkpoint need the map to be understood. Where it is damaged they do not count, and nothing else suffers.
+#[test]
+fn a_damaged_map_does_not_keep_copies_from_opening() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let disk = SimDisk::new(3);
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&disk, store.clone(), &setup(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        let mut round = 0;
+        loop {
+            round += 1;
+            assert!(round < 2000, "no copies behind a checkpoint");
+            let at = round * 37 % (SECTORS / BLOCK) * BLOCK;
+            model.write(&image, at, pattern(round, (BLOCK * SECTOR) as usize, false)).await;
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            let loaded = chain::load(&*store, IMAGE).await.unwrap();
+            if !loaded.checkpoint.runs.is_empty() && loaded.chain.members.iter().any(has_copies) {
+                break;
+            }
+        }
+        drop(image);
+        running.crash(&disk);
+        for (key, body) in store.objects().iter().filter(|(key, _)| key.as_str().contains("/map/")) {
+            (0..body.len() as u64).step_by(50).for_each(|at| assert!(store.corrupt(key, at, 1)));
+        }
+        let running = start(&disk, store.clone(), &setup(), 4).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let (mut right, mut damaged) = (0, 0);
+        for start in (0..SECTORS).step_by(BLOCK as usize) {
+            let span = Span::new(start, BLOCK);
+            match read(&image, span).await {
+                Ok(bytes) => {
+                    assert!(bytes == model.part(span), "wrong data in {span:?}");
+                    right += 1;
+                }
+                Err(e) => {
+                    assert_eq!(e.kind(), ErrorKind::Corrupt, "{e}");
+                    damaged += 1;
+                }
+            }
+        }
+        assert!(right > 0 && damaged > 0, "{right} {damaged}");
+    });
+}
+
+/// A bucket that gives no page of a map from the moment on at which copies were put.
+#[derive(Debug)]
+struct NoMap {
+    inner: Arc<Memory>,
+    armed: AtomicBool,
+    away: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl Bucket for NoMap {
+    fn url(&self) -> String {
+        self.inner.url()
+    }
+    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
+        if key.as_str().contains("/map/") && self.away.load(Ordering::Relaxed) {
+            return Err(Error::new(ErrorKind::Unavailable, "away"));
+        }
+        self.inner.get(key, range).await
+    }
+    async fn head(&self, key: &Key) -> Result<ObjectMeta> {
+        self.inner.head(key).await
+    }
+    async fn create(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
+        let header = chain::fuzzing::Header::decode(&body.to_bytes());
+        if self.armed.load(Ordering::Relaxed)
+            && key.as_str().contains("/seg/")
+            && header.is_ok_and(|h| has_copies(&h))
+        {
+            tokio::time::sleep(Duration::from_secs(3)).await;
+            self.away.store(true, Ordering::Relaxed);
+        }
+        self.inner.create(key, body, attributes).await
+    }
+    async fn put(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
+        self.inner.put(key, body, attributes).await
+    }
+    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {
+        self.inner.list(prefix, after, limit).await
+    }
+    async fn copy(&self, from: &Key, to: &Key) -> Result<ObjectMeta> {
+        self.inner.copy(from, to).await
+    }
+    async fn delete(&self, key: &Key) -> Result<()> {
+        self.inner.delete(key).await
+    }
+    async fn set_class(&self, key: &Key, class: StorageClass) -> Result<()> {
+        self.inner.set_class(key, class).await
+    }
+    async fn restore(&self, key: &Key, days: u32) -> Result<()> {
+        self.inner.restore(key, days).await
+    }
+}
+
+/// A5: copies that cannot be mapped, because the part of the map that they need is out of reach, wait; the volume goes on.
+#[test]
+fn an_outage_while_copies_are_mapped_is_waited_for() {
+    paused(async {
+        let (armed, away) = (AtomicBool::new(false), AtomicBool::new(false));
+        let store = Arc::new(NoMap { inner: Arc::new(Memory::new()), armed, away });
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &setup(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        tokio::time::sleep(Duration::from_secs(120)).await;
+        image.checkpoint().await.unwrap();
+        store.armed.store(true, Ordering::Relaxed);
+        for round in 0..20_000u64 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if round % 4 == 0 {
+                let at = round / 4 * 37 % (SECTORS / BLOCK) * BLOCK;
+                model.write(&image, at, pattern(round, (BLOCK * SECTOR) as usize, false)).await;
+            }
+            // Reads here and there: other pages of the map take the place of those that copying used.
+            let _ = image.read(Span::new(round * 1237 % (SECTORS / BLOCK) * BLOCK, BLOCK)).await;
+            if store.away.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        assert!(store.away.load(Ordering::Relaxed), "nothing was copied");
+        store.armed.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        image.usable().unwrap();
+        assert!(image.status().trouble.is_some(), "the status says why nothing counts");
+        store.away.store(false, Ordering::Relaxed);
+        image.drain().await.unwrap();
+        verify(&model, &image).await;
     });
 }

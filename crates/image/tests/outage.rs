@@ -9,8 +9,8 @@ mod rig;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{ByteSize, ErrorKind, ImageId, SECTOR, Span};
-use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage};
+use base::{ByteSize, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
+use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying};
 use image::Image;
 use local::{JournalOptions, SimDisk};
 use rig::{Running, Setup, faulty, pattern, paused, read, start};
@@ -363,4 +363,33 @@ fn a_dead_bucket_is_felt_by_its_own_volume_alone() {
     let beside = paused(pace_of_the_other(true));
     println!("a write took {alone:?}, beside a dead bucket {beside:?}");
     assert!(beside <= alone.mul_f64(1.1), "{alone:?} became {beside:?}");
+}
+
+/// C07: who waits for what another fetches has ten seconds in all, not ten more when the other had no luck.
+#[test]
+fn two_reads_of_one_frame_wait_no_longer_than_one() {
+    paused(async {
+        let (store, _, _disk, running, image) = world(ByteSize::mib(16)).await;
+        let mut writer = Writer::new(image.clone());
+        assert!(writer.write().await);
+        image.close().await.unwrap();
+        running.process.kill();
+        // Reads give up earlier than uploads; nothing is cached.
+        let (path, faults) = faulty(&store, 1);
+        let retrying = Retrying::new(path, RetryPolicy::background(), Arc::new(SeededEntropy::new(1)));
+        let bucket: Arc<dyn Bucket> = Arc::new(retrying.with_reading(RetryPolicy::foreground()));
+        let running = start(&SimDisk::new(4), store.clone(), &Setup::small(), 3).await.unwrap();
+        let image = running.open_on(bucket, IMAGE, None).await.unwrap();
+        // The page of the map is in memory.
+        image.mapping(0, 128).await.unwrap();
+        faults.set_outage(Outage::Refusing);
+        let timed = async |after, start| {
+            tokio::time::sleep(Duration::from_millis(after)).await;
+            let begun = Instant::now();
+            assert!(image.read(Span::new(start, 8)).await.is_err());
+            begun.elapsed()
+        };
+        let (one, two) = tokio::join!(timed(0, 0), timed(300, 8));
+        assert!(one.max(two) <= Duration::from_secs(10), "{one:?} {two:?}");
+    });
 }
