@@ -877,6 +877,48 @@ fn data_that_does_not_come_ends_its_task_and_no_other() {
 }
 
 #[test]
+fn an_initiator_that_never_stops_talking_puts_off_nothing() {
+    let world = World::new();
+    let mut i = world.login(&[("ImmediateData", "No")]);
+    i.write(1, 0, 1, &[]);
+    i.one();
+    // Its silence, at which the shell looks at the clock, never comes.
+    for _ in 0..15 {
+        i.time += std::time::Duration::from_secs(1);
+        i.ping(5, &[]);
+    }
+    let told = i.receive().into_iter().filter(|pdu| pdu.header.opcode() != opcode::NOP_IN);
+    assert_eq!(told.map(|pdu| pdu.sense()).collect::<Vec<_>>(), [(0x0b, 0x0c, 0x0d)]);
+    assert_eq!(world.medium.admitted(), 0);
+}
+
+#[test]
+fn a_unit_that_comes_while_a_command_does_is_no_matter() {
+    let world = World::new();
+    let device = world.config.device.clone();
+    let unit = device.unit(0).unwrap();
+    let mut i = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "1048576")]);
+    device.detach(0);
+    let mut header = Header::new(opcode::SCSI_COMMAND, 0x20);
+    header.set_word(16, 1);
+    header.set_word(20, 1 << 20);
+    header.set_word(24, i.cmd_sn);
+    header.0[32..48].copy_from_slice(&cdb10(0x2a, 0, 2048));
+    header.set_data_len(1024);
+    i.connection.handle_input(i.time, &header.0);
+    device.attach(0, unit);
+    i.connection.handle_input(i.time, &[1; 1024]);
+    i.cmd_sn += 1;
+    let pieces = (1 << 20) / 4096;
+    for n in 0..pieces {
+        let (at, end) = (1024 + n * 4096, (1024 + (n + 1) * 4096).min(1 << 20));
+        i.data_out(1, NO_TAG, n == pieces - 1, n, at, &vec![1; (end - at) as usize]);
+    }
+    assert_eq!(i.one().sense(), (0x0b, 0x0c, 0x0d), "to be repeated");
+    i.settle();
+}
+
+#[test]
 fn data_may_be_slow_and_initiators_may_pause() {
     let world = World::new();
     let mut i = world.login(&[("ImmediateData", "No")]);

@@ -107,7 +107,11 @@ impl Session {
             Some(burst) if !refused && burst.fits(header) && burst.next() < wanted => {
                 let room = burst.len.min((wanted - burst.start).saturating_add(segment));
                 let buf = burst.buf.take().unwrap_or_else(|| AlignedBuf::for_overwrite(room as usize));
-                Landing::Buffer(buf, burst.got as usize)
+                // One that was made while the logical unit was another may be too short.
+                match buf.len() >= burst.got as usize + header.data_len() {
+                    true => Landing::Buffer(buf, burst.got as usize),
+                    false => Landing::Discard,
+                }
             }
             _ => Landing::Discard,
         }
