@@ -894,24 +894,24 @@ fn an_initiator_that_never_stops_talking_puts_off_nothing() {
 
 #[test]
 fn a_unit_that_comes_while_a_command_does_is_no_matter() {
-    let world = World::new();
+    let world = World::with(Limits { data_segment: 4096, ..Limits::default() });
     let device = world.config.device.clone();
     let unit = device.unit(0).unwrap();
-    let mut i = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "1048576")]);
+    let mut i = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "65536")]);
     device.detach(0);
     let mut header = Header::new(opcode::SCSI_COMMAND, 0x20);
     header.set_word(16, 1);
-    header.set_word(20, 1 << 20);
+    header.set_word(20, 65_536);
     header.set_word(24, i.cmd_sn);
-    header.0[32..48].copy_from_slice(&cdb10(0x2a, 0, 2048));
+    header.0[32..48].copy_from_slice(&cdb10(0x2a, 0, 128));
     header.set_data_len(1024);
     i.connection.handle_input(i.time, &header.0);
     device.attach(0, unit);
     i.connection.handle_input(i.time, &[1; 1024]);
     i.cmd_sn += 1;
-    let pieces = (1 << 20) / 4096;
+    let pieces = 65_536 / 4096;
     for n in 0..pieces {
-        let (at, end) = (1024 + n * 4096, (1024 + (n + 1) * 4096).min(1 << 20));
+        let (at, end) = (1024 + n * 4096, (1024 + (n + 1) * 4096).min(65_536));
         i.data_out(1, NO_TAG, n == pieces - 1, n, at, &vec![1; (end - at) as usize]);
     }
     assert_eq!(i.one().sense(), (0x0b, 0x0c, 0x0d), "to be repeated");
