@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Waker;
 
 use bytes::Bytes;
+use futures_util::task::AtomicWaker;
 
 /// An I_T nexus: one initiator port logged in to one target port (SAM-5 §4.6.3).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,17 +51,29 @@ pub struct Command {
 /// Asks a command under way to end at its next stopping point, because its task was aborted. Commands that are over soon
 /// pay no heed; see [`device::may_take_long`](crate::device::may_take_long).
 #[derive(Debug, Clone, Default)]
-pub struct Stop(Arc<AtomicBool>);
+pub struct Stop(Arc<Asked>);
+
+#[derive(Debug, Default)]
+struct Asked {
+    asked: AtomicBool,
+    waiting: AtomicWaker,
+}
 
 impl Stop {
     /// Asks for it.
     pub fn ask(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.asked.store(true, Ordering::Release);
+        self.0.waiting.wake();
     }
 
     /// Whether it was asked for.
     pub fn asked(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.asked.load(Ordering::Acquire)
+    }
+
+    /// Says whom to wake when it is asked for; to be called before looking whether it was.
+    pub fn register(&self, waker: &Waker) {
+        self.0.waiting.register(waker);
     }
 }
 

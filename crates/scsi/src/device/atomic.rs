@@ -17,13 +17,15 @@ const FUA: u8 = 0x08;
 impl LogicalUnit {
     pub(super) async fn compare_and_write(&self, task: &mut Task<'_>) -> Result<Answer, Failure> {
         let (extent, geometry) = self.extent(task.cdb())?;
-        let no_blocks_for_data = extent.blocks == 0 && !task.command.data_out.is_empty();
+        // What was announced counts here: of that, the transport brings no more than the command takes.
+        let announced = u64::from(task.command.expected_out);
+        let no_blocks_for_data = extent.blocks == 0 && announced > 0;
         if no_blocks_for_data || extent.blocks > u64::from(self.limits().compare) {
             return Err(Sense::cdb_field(13).into());
         }
         self.check_writable()?;
         let bytes = (extent.blocks * u64::from(geometry.block_size)) as usize;
-        if length(&task.command.data_out) != 2 * bytes as u64 {
+        if announced != 2 * bytes as u64 || length(&task.command.data_out) != announced {
             return Err(Failure::short_data(2 * bytes as u64));
         }
         if bytes == 0 {

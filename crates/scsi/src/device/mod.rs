@@ -12,6 +12,7 @@ mod attention;
 mod basic;
 mod cdb;
 mod copy;
+mod demand;
 mod inquiry;
 mod log;
 mod mode;
@@ -25,11 +26,13 @@ mod sanitize;
 mod sense;
 mod target;
 mod turn;
+mod under_way;
 mod unit;
 
 #[cfg(test)]
 mod tests;
 
+pub use demand::Demand;
 pub use opcode::may_take_long;
 pub use target::TargetDevice;
 pub use unit::{Identity, LogicalUnit};

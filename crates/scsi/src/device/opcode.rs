@@ -205,7 +205,12 @@ pub(super) fn find(cdb: Cdb<'_>) -> Result<&'static CommandKind, Failure> {
 /// Whether a command may take so long that its task should be given a [`Stop`](crate::task::Stop).
 pub fn may_take_long(cdb: &[u8]) -> bool {
     let operation = find(Cdb(cdb)).map(|kind| kind.operation);
-    matches!(operation, Ok(Op::Sanitize | Op::ExtendedCopy | Op::Verify | Op::WriteAndVerify | Op::WriteSame))
+    matches!(
+        operation,
+        Ok(Op::Sanitize | Op::ExtendedCopy | Op::Verify | Op::WriteAndVerify | Op::WriteSame)
+            // PREEMPT AND ABORT waits for the commands of others.
+            | Ok(Op::PersistentReserveOut)
+    )
 }
 
 /// Recommended time-out in seconds; 0 for "as long as it takes".

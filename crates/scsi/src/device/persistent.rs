@@ -44,8 +44,9 @@ impl LogicalUnit {
         }
         let list = task.parameters(length)?;
         let request = decode(task.cdb(), &list, task.nexus)?;
-        let effects = {
+        let aborted = {
             let _turn = self.changes.lock().await;
+            task.go_on()?; // whoever was preempted while it waited for its turn changes nothing any more
             let before = {
                 let state = self.state.lock();
                 if state.reserved_by.is_some() {
@@ -64,12 +65,14 @@ impl LogicalUnit {
             for (path, attention) in &effects.attentions {
                 state.attend(|nexus| path.covers(nexus), *attention);
             }
-            state.abort(|nexus| nexus.id != task.nexus.id && effects.aborted.iter().any(|p| p.covers(nexus)));
-            effects
+            let preempted = |nexus: &Nexus| effects.aborted.iter().any(|path| path.covers(nexus));
+            match effects.aborted.is_empty() {
+                true => Vec::new(),
+                false => state.under_way.abort(|nexus| nexus.id != task.nexus.id && preempted(nexus)),
+            }
         };
-        if !effects.aborted.is_empty() {
-            self.ended(|nexus| nexus.id != task.nexus.id && effects.aborted.iter().any(|p| p.covers(nexus)))
-                .await;
+        if !aborted.is_empty() {
+            task.outlast(aborted).await?;
         }
         Ok(Answer::moved(length as u64))
     }

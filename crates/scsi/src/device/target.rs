@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 
 use super::attention::Attention;
 use super::cdb::Cdb;
+use super::demand::Demand;
 use super::inquiry;
 use super::opcode::{self, Operation as Op};
 use super::sense::{Failure, Key, Sense, code};
@@ -64,9 +65,9 @@ impl TargetDevice {
         self.inventory.read().units.get(&number(lun)?).cloned()
     }
 
-    /// How many bytes of the medium's admission a command needs before its data-out is asked for; 0 for none.
-    pub fn admission(&self, lun: u64, cdb: &[u8], expected_out: u32) -> u64 {
-        self.unit(lun).map_or(0, |unit| unit.admission(Cdb(cdb), expected_out))
+    /// What a command takes of `expected_out` bytes that the initiator announced. One for no logical unit takes nothing.
+    pub fn demand(&self, lun: u64, cdb: &[u8], expected_out: u32) -> Demand {
+        self.unit(lun).map_or(Demand::default(), |unit| unit.demand(Cdb(cdb), expected_out))
     }
 
     /// What an initiator is told when that admission was refused.

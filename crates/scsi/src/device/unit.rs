@@ -20,6 +20,7 @@ use super::reservations::Reservations;
 use super::sanitize::Sanitize;
 use super::sense::{Failure, Sense, code};
 use super::target::TargetDevice;
+use super::under_way::UnderWay;
 use super::{basic, inquiry, log, ports, turn};
 use crate::medium::{Admission, BlockMedium, Geometry};
 use crate::task::{Command, Nexus, Outcome, Status, Stop, TaskFunction};
@@ -123,7 +124,7 @@ pub(super) struct Task<'a> {
     pub target: &'a TargetDevice,
     pub command: Command,
     pub admission: Option<Admission>,
-    /// That it is under way; see [`LogicalUnit::ended`].
+    /// That it is under way.
     pub entry: Option<Entry<'a>>,
 }
 
@@ -135,10 +136,33 @@ impl Task<'_> {
     /// Lets others have a turn between two pieces of a long command, and ends the command if its task was aborted.
     pub async fn breathe(&self) -> Result<(), Failure> {
         turn::pass().await;
-        match self.command.stop.as_ref().is_some_and(Stop::asked) {
+        self.go_on()
+    }
+
+    /// Ends the command if its task was aborted, by its own session or by another nexus.
+    pub fn go_on(&self) -> Result<(), Failure> {
+        let stopped = self.command.stop.as_ref().is_some_and(Stop::asked);
+        match stopped || self.entry.as_ref().is_some_and(Entry::aborted) {
             true => Err(Status::TaskAborted.into()),
             false => Ok(()),
         }
+    }
+
+    /// Waits for commands to end that this one, whose work is done, has aborted. Nobody waits for it meanwhile, and it
+    /// waits no longer once it is aborted itself.
+    pub async fn outlast(&self, mut aborted: Vec<u64>) -> Result<(), Failure> {
+        let Some(entry) = &self.entry else { return Ok(()) };
+        entry.unit.state.lock().under_way.step_aside(entry.number);
+        poll_fn(|cx| {
+            if let Some(stop) = &self.command.stop {
+                stop.register(cx.waker());
+            }
+            if let Err(failure) = self.go_on() {
+                return Poll::Ready(Err(failure));
+            }
+            entry.unit.state.lock().under_way.poll_ended(&mut aborted, cx).map(Ok)
+        })
+        .await
     }
 
     /// A parameter list of `length` bytes, all of which must have come.
@@ -185,19 +209,13 @@ impl Task<'_> {
 struct Presence {
     nexus: Nexus,
     attentions: Attentions,
-    /// Commands under way.
-    tasks: u32,
-    /// How often all its tasks were aborted.
-    aborts: u64,
-    /// Which opening this is: a unit can be taken away from a nexus and shown to it again.
-    opening: u64,
 }
 
 /// What changes while a logical unit is in use. One lock, never held across an await.
 #[derive(Default)]
 pub(super) struct UnitState {
     nexuses: BTreeMap<u64, Presence>,
-    openings: u64,
+    pub under_way: UnderWay,
     pub reservations: Reservations,
     /// Who holds a reservation of SPC-2's RESERVE.
     pub reserved_by: Option<u64>,
@@ -206,8 +224,6 @@ pub(super) struct UnitState {
     pub copies: CopyRecords,
     /// That somebody runs [`LogicalUnit::background`], and how to wake it.
     pub worker: Option<Option<Waker>>,
-    /// Who waits for tasks to end.
-    waiting: Vec<Waker>,
     /// Another gateway owns the volume; it is so for good.
     pub fenced: bool,
 }
@@ -227,11 +243,6 @@ impl UnitState {
     /// The most urgent condition that a nexus has not been told, which counts as told now.
     pub fn take_attention(&mut self, nexus: &Nexus) -> Option<Attention> {
         self.nexuses.get_mut(&nexus.id)?.attentions.take()
-    }
-
-    /// Makes the tasks that some nexuses have under way end with TASK ABORTED.
-    pub fn abort(&mut self, who: impl Fn(&Nexus) -> bool) {
-        self.nexuses.values_mut().filter(|p| who(&p.nexus)).for_each(|p| p.aborts += 1);
     }
 
     fn allows(&self, nexus: &Nexus, access: Access) -> bool {
@@ -275,27 +286,19 @@ fn resolve(access: Access, cdb: Cdb<'_>) -> Access {
 /// A command under way; dropping it says that it has ended.
 pub(super) struct Entry<'a> {
     unit: &'a LogicalUnit,
-    nexus: u64,
-    opening: u64,
-    aborts: u64,
+    number: u64,
 }
 
 impl Entry<'_> {
     /// Whether it was aborted since it began.
     fn aborted(&self) -> bool {
-        let state = self.unit.state.lock();
-        let presence = state.nexuses.get(&self.nexus).filter(|presence| presence.opening == self.opening);
-        presence.is_some_and(|presence| presence.aborts != self.aborts)
+        self.unit.state.lock().under_way.is_aborted(self.number)
     }
 }
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        let mut state = self.unit.state.lock();
-        if let Some(presence) = state.nexuses.get_mut(&self.nexus).filter(|p| p.opening == self.opening) {
-            presence.tasks -= 1;
-        }
-        state.waiting.drain(..).for_each(Waker::wake);
+        self.unit.state.lock().under_way.end(self.number);
     }
 }
 
@@ -370,11 +373,8 @@ impl LogicalUnit {
     pub(super) fn open(&self, nexus: &Nexus) {
         let mut attentions = Attentions::default();
         attentions.add(Attention::PowerOn);
-        let mut state = self.state.lock();
-        state.openings += 1;
-        let presence =
-            Presence { nexus: nexus.clone(), attentions, tasks: 0, aborts: 0, opening: state.openings };
-        state.nexuses.entry(nexus.id).or_insert(presence);
+        let presence = Presence { nexus: nexus.clone(), attentions };
+        self.state.lock().nexuses.entry(nexus.id).or_insert(presence);
     }
 
     /// A nexus is lost: its reservation of SPC-2 and its copy results go with it, persistent reservations do not.
@@ -385,7 +385,6 @@ impl LogicalUnit {
         if state.reserved_by == Some(nexus.id) {
             state.reserved_by = None;
         }
-        state.waiting.drain(..).for_each(Waker::wake);
     }
 
     /// Gives a nexus a unit attention condition.
@@ -419,19 +418,6 @@ impl LogicalUnit {
     pub(super) fn allows(&self, nexus: &Nexus, access: Access) -> bool {
         let state = self.state.lock();
         state.allows(nexus, access) && state.sanitize == Sanitize::Idle
-    }
-
-    /// How much of the medium's admission a command needs before its data-out is asked for.
-    pub(super) fn admission(&self, cdb: Cdb<'_>, expected_out: u32) -> u64 {
-        let Ok(kind) = opcode::find(cdb) else { return 0 };
-        let size = u64::from(self.medium.geometry().block_size);
-        let blocks = match kind.operation {
-            Op::Write | Op::WriteAndVerify | Op::WriteAtomic | Op::OrWrite | Op::CompareAndWrite => {
-                super::cdb::Extent::of(cdb).blocks
-            }
-            _ => return 0,
-        };
-        blocks.saturating_mul(size).min(u64::from(expected_out)).min(u64::from(MAX_TRANSFER))
     }
 
     /// Runs a command at once, if it is one of the commonest and nothing stands in its way.
@@ -469,7 +455,7 @@ impl LogicalUnit {
             Ok(entry) => entry,
             Err(failure) => return self.outcome(Err(failure)),
         };
-        let mut task = Task { nexus, target, command, admission, entry };
+        let mut task = Task { nexus, target, command, admission, entry: Some(entry) };
         let result = match kind {
             Ok(kind) => self.run(kind.operation, &mut task).await,
             Err(failure) => Err(failure),
@@ -487,32 +473,16 @@ impl LogicalUnit {
         nexus: &Nexus,
         kind: Option<&CommandKind>,
         cdb: Cdb<'_>,
-    ) -> Result<Option<Entry<'a>>, Failure> {
+    ) -> Result<Entry<'a>, Failure> {
         let mut state = self.state.lock();
         state.check(nexus, kind, cdb)?;
-        let presence = state.nexuses.get_mut(&nexus.id);
-        Ok(presence.map(|presence| {
-            presence.tasks += 1;
-            Entry { unit: self, nexus: nexus.id, opening: presence.opening, aborts: presence.aborts }
-        }))
+        Ok(Entry { unit: self, number: state.under_way.begin(nexus) })
     }
 
-    /// Waits until some nexuses have no command under way.
-    pub(super) async fn ended(&self, who: impl Fn(&Nexus) -> bool) {
-        poll_fn(|cx| {
-            let mut state = self.state.lock();
-            if state.nexuses.values().all(|presence| presence.tasks == 0 || !who(&presence.nexus)) {
-                return Poll::Ready(());
-            }
-            state.waiting.push(cx.waker().clone());
-            Poll::Pending
-        })
-        .await;
-    }
-
-    /// Waits until no command is under way at all.
+    /// Waits until every command that is under way now has ended.
     pub(super) async fn quiet(&self) {
-        self.ended(|_| true).await;
+        let mut numbers = self.state.lock().under_way.numbers();
+        poll_fn(|cx| self.state.lock().under_way.poll_ended(&mut numbers, cx)).await;
     }
 
     async fn run(&self, operation: Op, task: &mut Task<'_>) -> Result<Answer, Failure> {

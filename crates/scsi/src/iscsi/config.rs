@@ -202,6 +202,11 @@ pub struct Limits {
     /// Data of one session held for commands, and data waiting to be sent to it, each in bytes. One command may
     /// exceed it.
     pub session_bytes: usize,
+    /// Room on the media that one session holds for data it has yet to send, in bytes: a part of what a cache disk gives
+    /// to all (the journal's `max_reserved`). One command may exceed it.
+    pub promised_bytes: usize,
+    /// Time for data that was announced or asked for, while the initiator lives and sends other things than data.
+    pub data_time: Duration,
     /// Time for a login from the first byte to the full feature phase.
     pub login_time: Duration,
     /// A silent initiator is asked whether it lives after this time.
@@ -222,6 +227,8 @@ impl Default for Limits {
             outstanding_r2t: 8,
             queue_depth: 128,
             session_bytes: 64 << 20,
+            promised_bytes: 32 << 20,
+            data_time: Duration::from_secs(10),
             login_time: Duration::from_secs(15),
             idle_time: Duration::from_secs(15),
             ping_time: Duration::from_secs(60),

@@ -24,6 +24,9 @@ const LOGIN_SEGMENT: usize = 8192;
 /// After a logout or a refused login the initiator closes the connection; if it does not within this time, we do.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// Ticks of a session in [`Limits::data_time`](super::Limits).
+const TICKS: u32 = 2;
+
 /// The number of the gate that a login waits at; sessions count from 1.
 const LOGIN_GATE: u64 = 0;
 
@@ -74,6 +77,8 @@ pub struct Connection {
     /// When a silent initiator was asked whether it lives.
     ping: Option<Duration>,
     next_ping: u32,
+    /// When the session is next told that time passes, if it has tasks.
+    tick: Duration,
 }
 
 impl Connection {
@@ -99,6 +104,7 @@ impl Connection {
             heard: now,
             ping: None,
             next_ping: 0,
+            tick: now,
         }
     }
 
@@ -226,14 +232,17 @@ impl Connection {
             _ if self.is_closing() => Some(self.heard + limits.login_time),
             (Phase::Login(_) | Phase::Waiting(_), _) => Some(self.heard + limits.login_time),
             (Phase::Late(late), _) => Some(late.due),
-            (Phase::Full(_), None) => Some(self.heard + limits.idle_time),
-            (Phase::Full(_), Some(asked)) => Some(*asked + limits.ping_time),
+            (Phase::Full(session), asked) => {
+                let silence = asked.map_or(self.heard + limits.idle_time, |asked| asked + limits.ping_time);
+                Some(if session.is_running() { silence.min(self.tick) } else { silence })
+            }
             (Phase::Over, _) => None,
         }
     }
 
     /// Time has passed.
     pub fn handle_timeout(&mut self, now: Duration) {
+        self.tell_time(now);
         if self.poll_timeout().is_none_or(|due| now < due) {
             return;
         }
@@ -263,6 +272,18 @@ impl Connection {
                 self.refuse(response, Failure::Authentication);
             }
             _ => self.disconnect_for("the initiator did not answer"),
+        }
+    }
+
+    /// Tells the session at intervals that time has passed. Called for input too, so that nobody can put it off by
+    /// never being silent.
+    fn tell_time(&mut self, now: Duration) {
+        if now < self.tick || self.is_closing() {
+            return;
+        }
+        if let Phase::Full(session) = &mut self.phase {
+            self.tick = now + self.registry.limits.data_time / TICKS;
+            session.time_passed(&mut self.output);
         }
     }
 
@@ -319,6 +340,7 @@ impl Connection {
 
     /// Takes as many PDUs as have come.
     fn advance(&mut self, now: Duration) {
+        self.tell_time(now);
         while !self.is_closing() && self.listens() {
             match self.receiver.step() {
                 Step::Idle => break,

@@ -335,18 +335,52 @@ fn the_hot_path_answers_as_the_long_way_does() {
 #[test]
 fn admission_is_asked_for_what_writes_bring() {
     let bench = Bench::new();
-    let ask = |cdb: &[u8], expected: u32| bench.target.admission(0, cdb, expected);
+    let ask = |cdb: &[u8], expected: u32| bench.target.demand(0, cdb, expected).admission;
     assert_eq!(ask(&write10(0, 8), 4096), 4096);
     assert_eq!(ask(&write10(0, 8), 1024), 1024, "no more than will come");
     assert_eq!(ask(&write10(0, 8), u32::MAX), 4096, "no more than will be written");
     assert_eq!(ask(&compare_and_write(0, 4), 4096), 2048);
-    assert_eq!(ask(&sixteen(0x8a, 0, 0, u32::MAX), u32::MAX), 16 << 20);
+    assert_eq!(ask(&sixteen(0x8a, 0, 0, 32768), u32::MAX), 16 << 20);
+    assert_eq!(ask(&sixteen(0x8a, 0, 0, 32769), u32::MAX), 0, "it will be refused");
     assert_eq!(ask(&read10(0, 8), 0), 0);
     assert_eq!(ask(&[0x2a], 512), 0);
     let admission = crate::medium::BlockMedium::try_admit(&*bench.medium, 512);
     let outcome = now(bench.target.execute(&bench.a, 0, command(&write10(0, 1), &[1; 512]), admission));
     assert_eq!(outcome.status, Status::Good);
     assert_eq!(bench.medium.admitted(), 0);
+}
+
+#[test]
+fn commands_take_the_data_that_their_cdb_says() {
+    let bench = Bench::new();
+    let take = |cdb: &[u8]| bench.target.demand(0, cdb, u32::MAX).data_out;
+    for (bytes, cdb) in [
+        (1024, &write10(0, 2)[..]),
+        (131_072, &[0x0a, 0, 0, 0, 0, 0]),
+        (512, &ten(0x2e, 0, 0, 1)),
+        (512, &sixteen(0x8b, 0, 0, 1)),
+        (0, &sixteen(0x8a, 0, 0, u32::MAX)),
+        (2048, &compare_and_write(0, 2)),
+        (0, &ten(0x2f, 0, 0, 3)),
+        (1536, &ten(0x2f, 2, 0, 3)),
+        (512, &ten(0x2f, 6, 0, 3)),
+        (512, &ten(0x41, 0, 0, 9)),
+        (512, &sixteen(0x93, 0, 0, 9)),
+        (0, &sixteen(0x93, 9, 0, 9)),
+        (20, &[0x15, 0x10, 0, 0, 20, 0]),
+        (300, &[0x55, 0x10, 0, 0, 0, 0, 0, 1, 44, 0]),
+        (24, &ten(0x42, 0, 0, 24)),
+        (5, &[0x48, 1, 0, 0, 0, 0, 0, 0, 5, 0]),
+        (24, &[0x5f, 0, 0, 0, 0, 0, 0, 0, 24, 0]),
+        (0, &[0x5f, 0, 0, 0, 0, 255, 255, 255, 255, 0]),
+        (76, &[0x83, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 76, 0, 0]),
+        (0, &read10(0, 1)),
+        (0, &[0xff; 10]),
+    ] {
+        assert_eq!(take(cdb), bytes, "{cdb:02x?}");
+    }
+    assert_eq!(bench.target.demand(0, &write10(0, 2), 700).data_out, 700);
+    assert_eq!(bench.target.demand(1 << 48, &write10(0, 2), 700).data_out, 0, "there is no such unit");
 }
 
 #[test]

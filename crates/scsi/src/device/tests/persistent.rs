@@ -1,6 +1,10 @@
 //! Persistent reservations through the commands (SPC-5 §5.14).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
 use super::*;
+use crate::task::Stop;
 
 const A: u64 = 0xaaaa_0000_0000_0001;
 const B: u64 = 0xbbbb_0000_0000_0002;
@@ -235,6 +239,136 @@ fn preempt_and_abort_ends_after_the_victims_tasks_which_end_aborted() {
     assert_eq!(now(write).status, Status::TaskAborted);
     assert_eq!(now(preempting).status, Status::Good);
     assert_eq!(bench.reservation(), Some((B, 1)));
+}
+
+#[test]
+fn preempt_and_abort_does_not_wait_for_tasks_begun_later() {
+    let bench = Bench::registered();
+    bench.prout(&bench.a, 1, 5, A, 0);
+    bench.medium.set_cold(true);
+    bench.medium.pause();
+    let mut first = bench.begin(&bench.a, &read10(0, 1), &[]);
+    assert!(poll_once(first.as_mut()).is_pending());
+    let preempt = (out_cdb(5, 5, 24), list(B, A, 0));
+    let mut preempting = bench.begin(&bench.b, &preempt.0, &preempt.1);
+    assert!(poll_once(preempting.as_mut()).is_pending());
+    bench.quiet(&bench.a);
+    // Type 5 lets everybody read: the victim goes on reading, one command overlapping the next.
+    let mut next = bench.begin(&bench.a, &read10(0, 1), &[]);
+    assert!(poll_once(next.as_mut()).is_pending());
+    assert!(poll_once(preempting.as_mut()).is_pending(), "the first is not over");
+    bench.medium.resume();
+    assert_eq!(now(first).status, Status::TaskAborted);
+    match poll_once(preempting.as_mut()) {
+        Poll::Ready(outcome) => assert_eq!(outcome.status, Status::Good),
+        Poll::Pending => panic!("it waits for a command that began after it"),
+    }
+    assert_eq!(now(next).status, Status::Good);
+}
+
+#[test]
+fn two_that_preempt_and_abort_each_other_do_not_wait_for_each_other() {
+    let bench = Bench::registered();
+    bench.prout(&bench.a, 1, 5, A, 0);
+    bench.medium.set_cold(true);
+    bench.medium.pause();
+    let mut read = bench.begin(&bench.a, &read10(0, 1), &[]);
+    assert!(poll_once(read.as_mut()).is_pending());
+    let by_b = (out_cdb(5, 5, 24), list(B, A, 0));
+    let mut by_b = bench.begin(&bench.b, &by_b.0, &by_b.1);
+    assert!(poll_once(by_b.as_mut()).is_pending());
+    bench.quiet(&bench.a);
+    bench.medium.resume();
+    assert_eq!(bench.prout(&bench.a, 6, 0, 0, A), Status::Good, "it registers again");
+    assert_eq!(bench.prout(&bench.a, 5, 5, A, B), Status::Good);
+    assert_eq!(now(by_b).status, Status::TaskAborted);
+    assert_eq!(now(read).status, Status::TaskAborted);
+    assert_eq!(bench.reservation(), Some((A, 5)));
+}
+
+#[test]
+fn one_that_waits_for_others_does_not_keep_a_third_waiting() {
+    let bench = Bench::registered();
+    let c = nexus(3, "iqn.2026-01.example:c");
+    bench.target.nexus_opened(&c);
+    bench.quiet(&c);
+    assert_eq!(bench.prout(&c, 6, 0, 0, 7), Status::Good);
+    bench.prout(&bench.a, 1, 5, A, 0);
+    bench.medium.set_cold(true);
+    bench.medium.pause();
+    let mut read = bench.begin(&bench.a, &read10(0, 1), &[]);
+    assert!(poll_once(read.as_mut()).is_pending());
+    let by_b = (out_cdb(5, 5, 24), list(B, A, 0));
+    let mut by_b = bench.begin(&bench.b, &by_b.0, &by_b.1);
+    assert!(poll_once(by_b.as_mut()).is_pending());
+    // The only command of B that C aborts is one that changes nothing any more.
+    assert_eq!(bench.prout(&c, 5, 5, 7, B), Status::Good);
+    assert_eq!(now(by_b).status, Status::TaskAborted, "though the read still runs");
+    assert!(poll_once(read.as_mut()).is_pending());
+}
+
+#[test]
+fn one_that_waits_is_woken_when_it_is_stopped() {
+    struct Woken(AtomicBool);
+    impl Wake for Woken {
+        fn wake(self: Arc<Woken>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let bench = Bench::registered();
+    bench.prout(&bench.a, 1, 5, A, 0);
+    bench.medium.set_cold(true);
+    bench.medium.pause();
+    let mut read = bench.begin(&bench.a, &read10(0, 1), &[]);
+    assert!(poll_once(read.as_mut()).is_pending());
+    let mut preempt = command(&out_cdb(5, 5, 24), &list(B, A, 0));
+    assert!(crate::device::may_take_long(&preempt.cdb));
+    let stop = Stop::default();
+    preempt.stop = Some(stop.clone());
+    let mut preempting = pin!(bench.target.execute(&bench.b, 0, preempt, None));
+    let woken = Arc::new(Woken(AtomicBool::new(false)));
+    let waker = woken.clone().into();
+    assert!(preempting.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    assert!(!woken.0.load(Ordering::Relaxed));
+    stop.ask();
+    assert!(woken.0.load(Ordering::Relaxed));
+    assert_eq!(now(preempting).status, Status::TaskAborted);
+}
+
+#[test]
+fn a_preempted_task_that_has_not_begun_its_change_does_not_make_it() {
+    let bench = Bench::new();
+    bench.good(&bench.a, &out_cdb(0, 0, 24), &list(0, A, 0x01));
+    bench.good(&bench.b, &out_cdb(0, 0, 24), &list(0, B, 0x01));
+    bench.medium.pause();
+    let preempt = (out_cdb(5, 5, 24), list(B, A, 0));
+    let mut preempting = bench.begin(&bench.b, &preempt.0, &preempt.1);
+    assert!(poll_once(preempting.as_mut()).is_pending(), "it is being stored");
+    let again = (out_cdb(6, 0, 24), list(0, A, 0x01));
+    let mut again = bench.begin(&bench.a, &again.0, &again.1);
+    assert!(poll_once(again.as_mut()).is_pending());
+    bench.medium.resume();
+    assert!(poll_once(preempting.as_mut()).is_pending(), "it waits for the other to end");
+    assert_eq!(now(again).status, Status::TaskAborted);
+    assert_eq!(now(preempting).status, Status::Good);
+    assert_eq!(bench.keys(), [B]);
+}
+
+#[test]
+fn a_preempted_task_that_takes_long_ends_at_its_next_piece() {
+    let bench = Bench::on(medium(512, 60_000));
+    assert_eq!(bench.prout(&bench.a, 0, 0, 0, A), Status::Good);
+    assert_eq!(bench.prout(&bench.b, 0, 0, 0, B), Status::Good);
+    let mut verify = bench.begin(&bench.a, &sixteen(0x8f, 0, 0, 60_000), &[]);
+    assert!(poll_once(verify.as_mut()).is_pending());
+    let preempt = (out_cdb(5, 5, 24), list(B, A, 0));
+    let mut preempting = bench.begin(&bench.b, &preempt.0, &preempt.1);
+    assert!(poll_once(preempting.as_mut()).is_pending());
+    match poll_once(verify.as_mut()) {
+        Poll::Ready(outcome) => assert_eq!(outcome.status, Status::TaskAborted),
+        Poll::Pending => panic!("it goes on"),
+    }
+    assert_eq!(now(preempting).status, Status::Good);
 }
 
 #[test]

@@ -744,6 +744,324 @@ fn the_number_of_sessions_is_bounded() {
     assert_eq!(status, 0x0302);
 }
 
+#[test]
+fn a_command_is_asked_for_no_more_data_than_it_takes() {
+    let world = World::new();
+    let mut i = world.login(&[("ImmediateData", "No"), ("MaxBurstLength", "1048576")]);
+    let data = pattern(7, 1024);
+    // Two blocks are to be written, 4 GiB are announced.
+    i.command(0xa0, 1, u32::MAX, cdb10(0x2a, 8, 2), &[]);
+    let r2t = i.one();
+    assert_eq!((r2t.header.opcode(), r2t.header.word(40), r2t.header.word(44)), (opcode::R2T, 0, 1024));
+    assert_eq!(world.medium.admitted(), 1024);
+    i.write_burst(&r2t, &data);
+    let done = i.one();
+    assert_eq!(
+        (done.scsi_status(), done.header.flags() & 0x06, done.header.word(44)),
+        (GOOD, 0x02, u32::MAX - 1024)
+    );
+    assert!(read_back(&mut i, 8, 2) == data);
+    // Fewer are announced than the command takes.
+    i.command(0xa0, 1, 512, cdb10(0x2a, 20, 2), &[]);
+    let r2t = i.one();
+    assert_eq!(r2t.header.word(44), 512);
+    i.write_burst(&r2t, &data);
+    let done = i.one();
+    assert_eq!((done.scsi_status(), done.header.flags() & 0x06, done.header.word(44)), (GOOD, 0x04, 512));
+    // Commands that take nothing, or will be refused for their length, are asked for nothing.
+    for cdb in [cdb10(0x2f, 0, 9), cdb10(0x2a, 0, 65_535), cdb10(0xff, 0, 1)] {
+        i.command(0xa0, 2, 1 << 20, cdb, &[]);
+        let answer = i.one();
+        assert_eq!(answer.header.opcode(), opcode::SCSI_RESPONSE);
+        assert_eq!((answer.header.flags() & 0x06, answer.header.word(44)), (0x02, 1 << 20));
+    }
+}
+
+#[test]
+fn commands_of_one_length_refuse_to_be_announced_with_another() {
+    let world = World::new();
+    let mut i = world.login(&[]);
+    let compare_and_write = |blocks: u8| {
+        let mut cdb = [0; 16];
+        (cdb[0], cdb[13]) = (0x89, blocks);
+        cdb
+    };
+    for (cdb, sense) in [
+        (cdb10(0x41, 0, 4), (5, 0x0e, 0x03)),
+        (compare_and_write(1), (5, 0x0e, 0x03)),
+        (compare_and_write(0), (5, 0x24, 0x00)),
+    ] {
+        i.command(0xa0, 1, 2048, cdb, &[1; 2048]);
+        assert_eq!(i.one().sense(), sense);
+    }
+    assert!(read_back(&mut i, 0, 4) == [0; 2048]);
+}
+
+#[test]
+fn unasked_data_beyond_what_a_command_takes_is_dropped() {
+    let world = World::with(Limits { data_segment: 4096, ..Limits::default() });
+    let mut i = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "65536")]);
+    let data = pattern(8, 65_536);
+    // Two blocks are written, 64 KiB come: immediately, across the end of the blocks, and behind it.
+    for immediate in [0, 512, 4096] {
+        i.command(0x20, 1, 70_000, cdb10(0x2a, 8, 2), &data[..immediate]);
+        for (sn, at) in (0..).zip((immediate..65_536).step_by(4096)) {
+            assert_eq!(i.receive().len(), 0, "the status waits for the end of what was announced");
+            let end = (at + 4096).min(65_536);
+            i.data_out(1, NO_TAG, end == 65_536, sn, at as u32, &data[at..end]);
+        }
+        let done = i.one();
+        assert_eq!(
+            (done.scsi_status(), done.header.flags() & 0x06, done.header.word(44)),
+            (GOOD, 0x02, 68_976)
+        );
+        assert!(read_back(&mut i, 8, 2) == data[..1024]);
+        i.write(1, 8, 2, &[0; 1024]);
+        assert_eq!(i.one().scsi_status(), GOOD);
+    }
+    // All of it immediate, and none of it of use.
+    for (cdb, written) in [(cdb10(0x2a, 8, 2), 1024), (cdb10(0x2f, 8, 2), 0)] {
+        i.command(0xa0, 1, 4096, cdb, &data[..4096]);
+        let done = i.one();
+        assert_eq!((done.scsi_status(), done.header.word(44)), (GOOD, 4096 - written));
+    }
+    assert!(read_back(&mut i, 8, 3) == [&data[..1024], &[0; 512]].concat());
+    // Too much is still too much.
+    i.command(0xa0, 1, 1024, cdb10(0x2a, 8, 2), &data[..2048]);
+    assert_eq!(i.one().sense(), (0x0b, 0x0c, 0x0d));
+}
+
+/// Lets time pass while the initiator shows that it lives.
+fn live(initiator: &mut Initiator, seconds: u64) -> Vec<Pdu> {
+    let mut pdus = Vec::new();
+    for _ in 0..seconds {
+        initiator.pass(1);
+        initiator.ping(0x5555, &[]);
+        pdus.extend(initiator.receive());
+    }
+    pdus.retain(|pdu| pdu.header.opcode() != opcode::NOP_IN);
+    pdus
+}
+
+#[test]
+fn data_that_does_not_come_ends_its_task_and_no_other() {
+    let world = World::new();
+    let mut i = world.login(&[("InitialR2T", "No"), ("MaxBurstLength", "65536"), ("MaxOutstandingR2T", "2")]);
+    i.write(1, 0, 512, &[]);
+    let r2ts = i.receive();
+    assert_eq!(r2ts.len(), 2);
+    i.command(0x20, 2, 4096, cdb10(0x2a, 8, 8), &[1; 512]); // the rest is announced
+    assert_eq!(world.medium.admitted(), 262_144 + 4096);
+    assert_eq!(live(&mut i, 10).len(), 0);
+    // One that came later has its own time.
+    i.write(3, 64, 1, &[]);
+    let young = i.one();
+    let ended = live(&mut i, 5);
+    let told: Vec<_> = ended.iter().map(|p| (p.header.itt(), p.scsi_status(), p.sense())).collect();
+    assert_eq!(told, [(1, CHECK, (0x0b, 0x0c, 0x0d)), (2, CHECK, (0x0b, 0x0c, 0x0d))]);
+    assert_eq!(world.medium.admitted(), 512, "the room is given back");
+    // What still comes is dropped, also where the tag has a new owner.
+    i.data_out(2, NO_TAG, true, 0, 512, &[1; 3584]);
+    i.write_burst(&r2ts[0], &[1; 65_536]);
+    i.write(1, 16, 1, &[]);
+    let new = i.one();
+    i.write_burst(&r2ts[1], &[1; 131_072]);
+    assert_eq!(i.receive().len(), 0);
+    i.write_burst(&new, &[2; 512]);
+    assert_eq!(i.one().scsi_status(), GOOD);
+    i.write_burst(&young, &[3; 512]);
+    assert_eq!(i.one().scsi_status(), GOOD);
+    assert!(read_back(&mut i, 0, 16) == [0; 8192]);
+    assert!(read_back(&mut i, 16, 1) == [2; 512]);
+    assert_eq!(world.medium.admitted(), 0);
+}
+
+#[test]
+fn an_initiator_that_never_stops_talking_puts_off_nothing() {
+    let world = World::new();
+    let mut i = world.login(&[("ImmediateData", "No")]);
+    i.write(1, 0, 1, &[]);
+    i.one();
+    // Its silence, at which the shell looks at the clock, never comes.
+    for _ in 0..15 {
+        i.time += std::time::Duration::from_secs(1);
+        i.ping(5, &[]);
+    }
+    let told = i.receive().into_iter().filter(|pdu| pdu.header.opcode() != opcode::NOP_IN);
+    assert_eq!(told.map(|pdu| pdu.sense()).collect::<Vec<_>>(), [(0x0b, 0x0c, 0x0d)]);
+    assert_eq!(world.medium.admitted(), 0);
+}
+
+#[test]
+fn a_unit_that_comes_while_a_command_does_is_no_matter() {
+    let world = World::with(Limits { data_segment: 4096, ..Limits::default() });
+    let device = world.config.device.clone();
+    let unit = device.unit(0).unwrap();
+    let mut i = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "65536")]);
+    device.detach(0);
+    let mut header = Header::new(opcode::SCSI_COMMAND, 0x20);
+    header.set_word(16, 1);
+    header.set_word(20, 65_536);
+    header.set_word(24, i.cmd_sn);
+    header.0[32..48].copy_from_slice(&cdb10(0x2a, 0, 128));
+    header.set_data_len(1024);
+    i.connection.handle_input(i.time, &header.0);
+    device.attach(0, unit);
+    i.connection.handle_input(i.time, &[1; 1024]);
+    i.cmd_sn += 1;
+    let pieces = 65_536 / 4096;
+    for n in 0..pieces {
+        let (at, end) = (1024 + n * 4096, (1024 + (n + 1) * 4096).min(65_536));
+        i.data_out(1, NO_TAG, n == pieces - 1, n, at, &vec![1; (end - at) as usize]);
+    }
+    assert_eq!(i.one().sense(), (0x0b, 0x0c, 0x0d), "to be repeated");
+    i.settle();
+}
+
+#[test]
+fn data_may_be_slow_and_initiators_may_pause() {
+    let world = World::new();
+    let mut i = world.login(&[("ImmediateData", "No")]);
+    i.write(1, 0, 64, &[]);
+    i.write(2, 64, 1, &[]);
+    let r2ts = i.receive();
+    // A slow link: the second waits while the first is sent.
+    for n in 0..16 {
+        assert_eq!(live(&mut i, 4).len(), 0);
+        i.data_out(1, r2ts[0].header.ttt(), n == 15, n, n * 2048, &[4; 2048]);
+    }
+    assert_eq!(i.one().scsi_status(), GOOD);
+    i.write_burst(&r2ts[1], &[5; 512]);
+    assert_eq!(i.one().scsi_status(), GOOD);
+    // A virtual machine is paused for a minute.
+    i.write(1, 0, 1, &[]);
+    let r2t = i.one();
+    for _ in 0..60 {
+        i.pass(1);
+    }
+    i.receive();
+    i.write_burst(&r2t, &[5; 512]);
+    assert_eq!(i.one().scsi_status(), GOOD);
+    // But not without end: a byte now and then does not keep room for ever.
+    i.write(1, 0, 64, &[]);
+    let r2t = i.one();
+    let mut told = Vec::new();
+    for n in 0..120 {
+        i.data_out(1, r2t.header.ttt(), false, n, n, &[4]);
+        told.extend(live(&mut i, 1));
+    }
+    assert_eq!((told.len(), told[0].sense()), (1, (0x0b, 0x0c, 0x0d)));
+    assert_eq!(world.medium.admitted(), 0);
+}
+
+#[test]
+fn a_session_holds_little_room_for_data_it_has_not_sent() {
+    let world = World::with(Limits { promised_bytes: 4 << 20, ..Limits::default() });
+    let mut i = world.login(&[("ImmediateData", "No"), ("MaxBurstLength", "1048576")]);
+    for tag in 1..=100 {
+        i.write(tag, 0, 2048, &[]);
+    }
+    let mut r2ts = i.receive();
+    assert_eq!((r2ts.len(), world.medium.admitted()), (4, 4 << 20));
+    let mut other = world.connect();
+    other.login(&[]);
+    other.settle();
+    other.write(1, 8192, 1, &[1; 512]);
+    assert_eq!(other.one().scsi_status(), GOOD);
+    // Where the medium has to be asked it is the same.
+    let cold = |on: bool| world.medium.set_cold(on);
+    cold(true);
+    // With its data a command makes room for the next; each is answered in turn.
+    let data = pattern(9, 1 << 20);
+    let mut done = 0;
+    while let Some(r2t) = r2ts.pop() {
+        i.write_burst(&r2t, &data);
+        for pdu in i.receive() {
+            match pdu.header.opcode() {
+                opcode::R2T => r2ts.push(pdu),
+                _ => done += usize::from(pdu.scsi_status() == GOOD),
+            }
+        }
+        assert!(world.medium.admitted() <= 4 << 20);
+    }
+    assert_eq!((done, world.medium.admitted()), (100, 0));
+    cold(false);
+    assert!(read_back(&mut i, 0, 2048) == data);
+    // One that is larger than all of it has its turn too.
+    i.write(1, 0, 16_384, &[]);
+    assert_eq!(i.receive().iter().filter(|pdu| pdu.header.opcode() == opcode::R2T).count(), 1);
+}
+
+#[test]
+fn room_granted_late_is_given_back_if_there_is_enough_already() {
+    let world = World::with(Limits { promised_bytes: 1 << 20, ..Limits::default() });
+    let mut i = world.login(&[("ImmediateData", "No"), ("MaxBurstLength", "1048576")]);
+    world.medium.set_cold(true);
+    world.medium.pause();
+    for tag in 1..=8 {
+        i.write(tag, 0, 2048, &[]);
+    }
+    assert_eq!(i.waiting_admissions(), 8, "nothing is held yet, so all may ask");
+    world.medium.resume();
+    let r2ts = i.receive();
+    assert_eq!((r2ts.len(), world.medium.admitted()), (1, 1 << 20));
+    i.write_burst(&r2ts[0], &vec![1; 1 << 20]);
+    assert_eq!(i.receive().len(), 2, "a status and the next R2T");
+}
+
+/// PERSISTENT RESERVE OUT with tag 7.
+fn reserve_out(initiator: &mut Initiator, action: u8, kind: u8, key: u8, action_key: u8) {
+    let (mut cdb, mut list) = ([0; 16], [0; 24]);
+    (cdb[0], cdb[1], cdb[2], cdb[8]) = (0x5f, action, kind, 24);
+    (list[7], list[15]) = (key, action_key);
+    initiator.command(0xa0, 7, 24, cdb, &list);
+}
+
+/// A victim whose read does not end, and one that has aborted it (PREEMPT AND ABORT) and waits for its end.
+fn preempting(world: &World) -> (Initiator, Initiator) {
+    let (mut victim, mut preempting) = (world.login(&[]), world.login(&[]));
+    for (initiator, key) in [(&mut victim, 1), (&mut preempting, 2)] {
+        reserve_out(initiator, 6, 0, 0, key);
+        assert_eq!(initiator.one().scsi_status(), GOOD);
+    }
+    world.medium.set_cold(true);
+    world.medium.pause();
+    victim.read(2, 0, 1);
+    reserve_out(&mut preempting, 5, 5, 2, 1);
+    assert_eq!((preempting.receive().len(), preempting.running()), (0, 1));
+    (victim, preempting)
+}
+
+#[test]
+fn a_preemption_that_waits_holds_up_no_abort_no_logout_no_login_and_no_stop() {
+    let world = World::new();
+    let (_victim, mut i) = preempting(&world);
+    i.function(1, 8, 7, i.cmd_sn - 1);
+    let answer = i.one();
+    assert_eq!((answer.header.opcode(), answer.header.0[2]), (opcode::TASK_MANAGEMENT_RESPONSE, 0));
+
+    let world = World::new();
+    let (_victim, mut i) = preempting(&world);
+    i.logout(8);
+    assert_eq!(i.one().header.opcode(), opcode::LOGOUT_RESPONSE);
+
+    let world = World::new();
+    let (_victim, mut i) = preempting(&world);
+    let mut new = world.connect();
+    new.isid = i.isid;
+    new.login_request(0x87, format!("InitiatorName={INITIATOR}\0TargetName={TARGET}\0").as_bytes());
+    i.pump();
+    assert!(i.connection.is_finished());
+    drop(i);
+    assert_eq!(new.one().login_status(), 0);
+
+    let world = World::new();
+    let (_victim, mut i) = preempting(&world);
+    i.connection.disconnect();
+    i.pump();
+    assert!(i.connection.is_finished());
+}
+
 /// Feeds bytes in chunks of a size and does what a shell does.
 fn feed(initiator: &mut Initiator, bytes: &[u8], chunk: usize) {
     for piece in bytes.chunks(chunk) {

@@ -6,6 +6,7 @@ use base::AlignedBuf;
 
 use super::task::{Admittance, Burst, Refusal, Stage, Task, TaskId};
 use super::{Event, Session};
+use crate::device::Demand;
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Additional, Header, NO_TAG, RejectReason, decode_additional};
 use crate::iscsi::receive::Landing;
@@ -25,12 +26,22 @@ impl Session {
         if header.flags() & WRITE == 0 || len > expected {
             return Landing::Discard;
         }
-        let whole = match header.is_final() {
-            true => len,
-            false => expected.min(self.params.first_burst as usize).max(len),
+        let whole = match (header.is_final(), &self.device) {
+            (false, Some(device)) => {
+                let demand = device.demand(header.lun(), &header.0[32..48], header.word(20));
+                (self.kept(header.word(20), demand) as usize).max(len)
+            }
+            _ => len,
         };
         // Cut to what came before anybody sees it.
         Landing::Buffer(AlignedBuf::for_overwrite(whole), 0)
+    }
+
+    /// How much of the unsolicited data is kept until it is all here. What the command does not take is dropped, but the
+    /// segment that goes beyond has to land in one piece.
+    fn kept(&self, expected: u32, demand: Demand) -> u32 {
+        let first = expected.min(self.params.first_burst);
+        first.min(demand.data_out.saturating_add(self.limits.data_segment))
     }
 
     /// Makes a task of a command, unless it has to be rejected.
@@ -52,6 +63,10 @@ impl Session {
         // The order is that of CmdSN: a command that came too early gets its place when its turn comes.
         let order = if stage == Stage::Held { u64::MAX } else { self.next_order };
         let mut task = Box::new(new_task(header, additional, stage, order));
+        task.first_tag = self.next_tag;
+        if let Some(device) = self.device.as_ref().filter(|_| task.expected_out > 0) {
+            task.demand = device.demand(task.lun, &task.cdb, task.expected_out);
+        }
         self.next_order += 1;
         self.take_unsolicited(&mut task, header, landing);
         self.reserved += task.reserved;
@@ -101,15 +116,15 @@ impl Session {
             Landing::Buffer(buf, _) => Some(buf),
             Landing::Discard => None,
         };
-        if len > 0 && buf.is_none() {
+        if len > task.expected_out {
             task.refusal = Some(Refusal::IncorrectData);
         }
         if more {
-            task.reserved = first as usize;
+            task.reserved = self.kept(task.expected_out, task.demand) as usize;
             task.solicited = first;
-            task.bursts.push_back(Burst { ttt: NO_TAG, start: 0, len: first, got: len, data_sn: 0, buf });
+            task.bursts.push_back(Burst { got: len, buf, ..Burst::new(NO_TAG, 0, first) });
         } else if let Some(mut buf) = buf.take() {
-            buf.truncate(len as usize);
+            buf.truncate(len.min(task.demand.data_out) as usize);
             task.reserved = buf.len();
             task.solicited = len;
             task.data.push(buf.into_bytes());
@@ -136,9 +151,14 @@ impl Session {
         let Some(task) = self.tasks.get_mut(id) else { return };
         if task.is_complete() {
             task.stage = Stage::Ready;
+            let kept = std::mem::take(&mut task.promised);
             match task.attribute {
                 TaskAttribute::HeadOfQueue => self.ready.push_front(id),
                 _ => self.ready.push_back(id),
+            }
+            if kept > 0 {
+                self.promised -= kept;
+                self.feed_starved(out);
             }
         }
     }
@@ -151,23 +171,48 @@ impl Session {
             Admittance::Unneeded | Admittance::Granted(_) => return true,
             Admittance::Open => {}
         }
-        let reads_only = task.expected_in > 0 && task.expected_out == 0;
-        let bytes = if reads_only { 0 } else { device.admission(task.lun, &task.cdb, task.expected_out) };
+        let bytes = u64::from(task.demand.admission);
         let unit = if bytes > 0 { device.unit(task.lun) } else { None };
         let Some(unit) = unit else {
             task.admittance = Admittance::Unneeded;
             return true;
         };
+        if !self.may_promise(id) {
+            self.starve(id);
+            return false;
+        }
         match unit.medium().try_admit(bytes) {
             Some(admission) => {
-                task.admittance = Admittance::Granted(admission);
+                self.grant(id, admission);
                 true
             }
             None => {
-                task.admittance = Admittance::Asked;
+                if let Some(task) = self.tasks.get_mut(id) {
+                    task.admittance = Admittance::Asked;
+                }
                 self.events.push_back(Event::Admit { task: id, bytes, medium: unit.medium().clone() });
                 false
             }
+        }
+    }
+
+    /// Whether a task may hold room on the medium. Room is common to all sessions: none may hold much of it for data that
+    /// it has yet to send.
+    fn may_promise(&self, id: TaskId) -> bool {
+        self.tasks.get(id).is_some_and(|task| {
+            let more = task.demand.admission as usize;
+            task.is_complete()
+                || self.promised + more <= self.limits.promised_bytes
+                || self.is_oldest(task.order)
+        })
+    }
+
+    fn grant(&mut self, id: TaskId, admission: crate::medium::Admission) {
+        let Some(task) = self.tasks.get_mut(id) else { return };
+        task.admittance = Admittance::Granted(admission);
+        if !task.is_complete() {
+            task.promised = task.demand.admission as usize;
+            self.promised += task.promised;
         }
     }
 
@@ -178,12 +223,13 @@ impl Session {
         answer: base::Result<crate::medium::Admission>,
         out: &mut Output,
     ) {
-        let Some(task) = self.tasks.get_mut(id) else { return };
-        if !task.is_asked() {
-            return;
-        }
+        let may_promise = self.may_promise(id);
+        let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_asked()) else { return };
+        task.admittance = Admittance::Open;
         match answer {
-            Ok(admission) => task.admittance = Admittance::Granted(admission),
+            Ok(admission) if may_promise => self.grant(id, admission),
+            // Others were granted so much meanwhile that this one has to wait.
+            Ok(_) => {}
             Err(error) => {
                 task.admittance = Admittance::Unneeded;
                 task.refusal.get_or_insert(Refusal::NotAdmitted(error));
@@ -231,6 +277,7 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
             _ => 0,
         },
         expected_out: if writes { expected } else { 0 },
+        demand: Demand::default(),
         bidirectional: reads && writes,
         stage,
         admittance: Admittance::Open,
@@ -239,7 +286,9 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         solicited: 0,
         data: Vec::new(),
         r2t_sn: 0,
+        first_tag: 0,
         reserved: 0,
+        promised: 0,
         aborted: None,
         stop: None,
     }

@@ -123,10 +123,16 @@ pub(super) struct Session {
     ready: VecDeque<TaskId>,
     /// Ready, but an ORDERED task is in the way.
     blocked: Vec<TaskId>,
-    /// Waiting to solicit data until others have given back theirs.
+    /// Waiting for others to give back room or budget that they hold.
     starved: VecDeque<TaskId>,
     /// Bytes of data-out held or asked for.
     reserved: usize,
+    /// Bytes of the media's room held for data-out that has yet to come.
+    promised: usize,
+    next_tag: u32,
+    /// Whether a PDU has come, and whether data-out has, since the last tick.
+    heard: bool,
+    took_data: bool,
     /// Bytes of data-in that running commands may bring.
     running_in: usize,
 
@@ -178,6 +184,10 @@ impl Session {
             blocked: Vec::new(),
             starved: VecDeque::new(),
             reserved: 0,
+            promised: 0,
+            next_tag: 0,
+            heard: false,
+            took_data: false,
             running_in: 0,
             events: VecDeque::new(),
             functions: Vec::new(),
@@ -233,6 +243,7 @@ impl Session {
         intact: bool,
         out: &mut Output,
     ) -> Result<(), Fatal> {
+        self.heard = true;
         if !intact {
             Counters::add(&self.counters().digest_errors, 1);
             self.reject(RejectReason::DataDigestError, header, out);
@@ -410,6 +421,7 @@ impl Session {
             self.ordered -= 1;
         }
         self.reserved -= task.reserved;
+        self.promised -= task.promised;
         if task.is_asked() {
             self.events.push_back(Event::Abandon { task: id });
         }

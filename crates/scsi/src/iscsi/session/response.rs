@@ -146,7 +146,7 @@ impl Session {
         let outcome = match task.refusal.take() {
             Some(Refusal::Digest) => transfer_fault(0x47, 0x05),
             Some(Refusal::UnexpectedData) => transfer_fault(0x0c, 0x0c),
-            Some(Refusal::IncorrectData) | None => transfer_fault(0x0c, 0x0d),
+            Some(Refusal::IncorrectData | Refusal::Late) | None => transfer_fault(0x0c, 0x0d),
             Some(Refusal::NotAdmitted(error)) => match &self.device {
                 Some(device) => device.admission_failed(task.lun, &error),
                 None => bare(Status::Busy),

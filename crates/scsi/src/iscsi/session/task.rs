@@ -7,6 +7,7 @@ use base::AlignedBuf;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
+use crate::device::Demand;
 use crate::iscsi::mailbox::Gate;
 use crate::medium::Admission;
 use crate::task::{Stop, TaskAttribute};
@@ -52,6 +53,8 @@ pub(super) enum Refusal {
     UnexpectedData,
     /// Data was too long, too short or out of order.
     IncorrectData,
+    /// Data that was announced or asked for did not come.
+    Late,
     /// The medium refused admission.
     NotAdmitted(base::Error),
 }
@@ -68,6 +71,27 @@ pub(super) struct Burst {
     pub(super) data_sn: u32,
     /// Where it goes; taken out while a segment comes in.
     pub(super) buf: Option<AlignedBuf>,
+    pub(super) patience: Patience,
+}
+
+/// How long a burst has been waited for, in ticks of the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Patience {
+    /// All of them.
+    pub(super) age: u8,
+    /// Those without any of its data, in which the initiator could have sent some.
+    pub(super) silent: u8,
+}
+
+impl Patience {
+    /// The first tick may come at any time, so that two whole intervals have passed after the third.
+    const SILENT: u8 = 3;
+    /// Two minutes: by then initiators have given the command up.
+    const AGE: u8 = 24;
+
+    pub(super) fn is_over(self) -> bool {
+        self.silent >= Patience::SILENT || self.age >= Patience::AGE
+    }
 }
 
 pub(super) struct Task {
@@ -80,6 +104,8 @@ pub(super) struct Task {
     pub(super) cdb: Vec<u8>,
     pub(super) expected_in: u32,
     pub(super) expected_out: u32,
+    /// What the command takes, which may be less than the initiator expects.
+    pub(super) demand: Demand,
     pub(super) bidirectional: bool,
     pub(super) stage: Stage,
     pub(super) admittance: Admittance,
@@ -89,8 +115,12 @@ pub(super) struct Task {
     pub(super) solicited: u32,
     pub(super) data: Vec<Bytes>,
     pub(super) r2t_sn: u32,
+    /// Its transfer tags begin here.
+    pub(super) first_tag: u32,
     /// Bytes of the session's budget that it holds.
     pub(super) reserved: usize,
+    /// Bytes of the medium's room that it holds for data that has yet to come.
+    pub(super) promised: usize,
     /// Set if it was aborted while running.
     pub(super) aborted: Option<Aborted>,
     /// How to make it end early, if it may take long.
@@ -115,9 +145,9 @@ pub(super) enum Aborter {
 }
 
 impl Task {
-    /// Whether all its data-out has come.
+    /// Whether all the data-out that it takes has come.
     pub(super) fn is_complete(&self) -> bool {
-        self.bursts.is_empty() && self.solicited == self.expected_out
+        self.bursts.is_empty() && self.solicited >= self.demand.data_out
     }
 }
 
@@ -183,18 +213,15 @@ impl Tasks {
         })
     }
 
+    /// The same, to be changed.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.slots.iter_mut().filter_map(|slot| slot.task.as_deref_mut())
+    }
+
     /// The tasks that a test selects, in order of arrival.
     pub(super) fn select(&self, wanted: impl Fn(&Task) -> bool) -> Vec<TaskId> {
         let mut found: Vec<_> = self.iter().filter(|(_, t)| wanted(t)).map(|(id, t)| (t.order, id)).collect();
         found.sort_unstable();
         found.into_iter().map(|(_, id)| id).collect()
-    }
-}
-
-impl TaskId {
-    /// Distinguishes this task's target transfer tags from those of others.
-    pub(super) fn transfer_tag(self, number: u32) -> u32 {
-        // The highest bit stays 0, so that it is never the reserved tag.
-        u32::from(self.slot & 0x7fff) << 16 | (number.wrapping_add(self.generation) & 0xffff)
     }
 }
