@@ -394,7 +394,8 @@ fn nobody_commits_behind_a_failed_write() {
             tokio::time::sleep(Duration::from_millis(200)).await;
             assert_eq!(failed.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Internal);
             let next = next.lock().take().expect("somebody was told");
-            let (stopped, gone) = (found.lock().take(), next.await);
+            let gone = next.await;
+            let stopped = found.lock().take();
             (stopped, gone)
         });
         assert_eq!(found, (Some(true), true), "alone: {alone}");
