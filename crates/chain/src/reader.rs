@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq};
+use base::{Epoch, Error, ErrorKind, ImageId, Number, Result};
 use bucket::{Bucket, Key};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -134,19 +134,6 @@ pub async fn read_epoch(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Re
         Ok(record)
     } else {
         Err(Error::corrupt(format!("{key} holds another epoch than its name says")))
-    }
-}
-
-/// The last client record that the owner of `epoch` found in the chain when it put its fence; 0 if the fence segment has
-/// been collected since. `NotFound` if that owner never put one.
-pub async fn fence_seq(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<Seq> {
-    let key = name::fence(image, epoch);
-    let record =
-        FenceRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
-    match read_header(bucket, image, epoch, record.position.number).await {
-        Ok(header) => Ok(header.last_seq),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Seq(0)),
-        Err(e) => Err(e),
     }
 }
 

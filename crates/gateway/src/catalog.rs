@@ -1,8 +1,9 @@
 //! What users want: buckets, volumes and who may use them, in one small database.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use base::{ByteSize, Error, ErrorKind, GatewayId, ImageId, Result};
+use base::{ByteSize, Epoch, Error, ErrorKind, GatewayId, ImageId, JournalId, Result};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -31,6 +32,9 @@ pub(crate) struct VolumeRow {
     pub access: Access,
 }
 
+/// Up to which epoch, inclusive, a journal's records of an image are known to be needed no more.
+pub(crate) type Settled = BTreeMap<(JournalId, ImageId), Epoch>;
+
 const SCHEMA: &str = "
     create table if not exists gateway (id text not null);
     create table if not exists bucket (name text primary key, url text not null);
@@ -38,6 +42,8 @@ const SCHEMA: &str = "
         name text primary key, image text not null unique, bucket text not null references bucket(name),
         disk text not null, size integer not null, block_size integer not null, target text not null unique,
         access text not null);
+    create table if not exists settled (
+        journal text not null, image text not null, epoch integer not null, primary key (journal, image));
 ";
 
 fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
@@ -153,13 +159,51 @@ impl Catalog {
         set.map(drop).map_err(failed("a volume's access"))
     }
 
-    pub fn remove_volume(&self, name: &str) -> Result<()> {
-        self.0
-            .lock()
-            .execute("delete from volume where name = ?1", [name])
-            .map(drop)
-            .map_err(failed("a volume"))
+    /// Removes a volume and notes, with it or not at all, what journals need to keep of its image no more.
+    pub fn remove_volume(&self, name: &str, settled: &Settled) -> Result<()> {
+        let mut db = self.0.lock();
+        let change = db.transaction().map_err(failed("a volume"))?;
+        change.execute("delete from volume where name = ?1", [name]).map_err(failed("a volume"))?;
+        settle(&change, settled)?;
+        change.commit().map_err(failed("a volume"))
     }
+
+    pub fn settled(&self) -> Result<Settled> {
+        let db = self.0.lock();
+        let mut rows =
+            db.prepare("select journal, image, epoch from settled").map_err(failed("what is settled"))?;
+        let rows = rows.query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)? as u64))
+        });
+        let rows: Vec<_> = rows.and_then(Iterator::collect).map_err(failed("what is settled"))?;
+        rows.into_iter()
+            .map(|(journal, image, epoch)| Ok(((journal.parse()?, image.parse()?), Epoch(epoch))))
+            .collect()
+    }
+
+    pub fn settle(&self, settled: &Settled) -> Result<()> {
+        settle(&self.0.lock(), settled)
+    }
+
+    /// Forgets what was settled of an image that a journal shows no more.
+    pub fn unsettle(&self, journal: JournalId, image: ImageId) -> Result<()> {
+        let rows = [journal.to_string(), image.to_string()];
+        let gone = self.0.lock().execute("delete from settled where journal = ?1 and image = ?2", rows);
+        gone.map(drop).map_err(failed("what is settled"))
+    }
+}
+
+fn settle(db: &Connection, settled: &Settled) -> Result<()> {
+    for ((journal, image), epoch) in settled {
+        let epoch = epoch.0.min(i64::MAX as u64) as i64;
+        db.execute(
+            "insert into settled values (?1, ?2, ?3)
+             on conflict do update set epoch = max(epoch, excluded.epoch)",
+            params![journal.to_string(), image.to_string(), epoch],
+        )
+        .map_err(failed("what is settled"))?;
+    }
+    Ok(())
 }
 
 fn bucket_is_new(db: &Connection, name: &str) -> Result<()> {

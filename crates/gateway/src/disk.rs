@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{ImageId, Result};
+use base::{Epoch, ImageId, Result};
 use local::{Cache, CacheOptions, Disk, Journal, JournalOptions, OsDisk, Recovered, Spool};
 use parking_lot::Mutex;
 
@@ -38,6 +38,17 @@ impl CacheDisk {
     /// What the journal held of an image at start-up.
     pub fn recovered(&self, image: ImageId) -> Vec<Recovered> {
         self.recovered.lock().get(&image).cloned().unwrap_or_default()
+    }
+
+    /// The newest epoch of what the journal held of an image at start-up and nobody has in hands.
+    pub fn newest_recovered(&self, image: ImageId) -> Option<Epoch> {
+        self.recovered.lock().get(&image)?.iter().map(|r| r.epoch).max()
+    }
+
+    /// The journal need not keep anything of an image.
+    pub fn give_up(&self, image: ImageId) {
+        self.journal.release_owner(image);
+        self.adopted(image);
     }
 
     /// That is in hands now.

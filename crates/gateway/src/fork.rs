@@ -11,6 +11,7 @@ use crate::disk::CacheDisk;
 use crate::gateway::{Gateway, check_name};
 use crate::target::Access;
 use crate::view::{ForkView, VolumeView};
+use crate::volume::VolumeTask;
 
 /// A fork to be made a volume.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
@@ -37,7 +38,7 @@ struct Found {
 const WHOLE_WITHIN: Duration = Duration::from_secs(60);
 
 impl Gateway {
-    /// All forks on this gateway's disks.
+    /// All forks on this gateway's disks, and what journals keep of volumes that it does not have.
     pub fn forks(&self) -> Vec<ForkView> {
         let view = |found: Found| ForkView {
             name: found.name,
@@ -45,7 +46,9 @@ impl Gateway {
             disk: found.disk_name,
             size: found.fork.size.0,
         };
-        self.found_forks().into_iter().map(view).collect()
+        let mut forks: Vec<ForkView> = self.found_forks().into_iter().map(view).collect();
+        forks.extend(self.leftovers().into_iter().map(|leftover| leftover.view()));
+        forks
     }
 
     /// The forks of one image.
@@ -127,12 +130,21 @@ impl Gateway {
 
     /// Makes a fork a volume of its own, which opens at once. The fork stays until it is discarded.
     pub async fn open_fork(self: &Arc<Self>, fork: &str, wanted: OpenFork) -> Result<VolumeView> {
-        let one = self.changing.lock().await;
+        let fork = fork.to_owned();
+        let make = |gateway: Arc<Gateway>| async move { gateway.make_volume(&fork, wanted).await };
+        self.change_then("open-fork", make, |gateway, task| gateway.bring_up(task, None)).await
+    }
+
+    /// The volume that a fork becomes, in the catalog and not yet open.
+    async fn make_volume(&self, fork: &str, wanted: OpenFork) -> Result<Arc<VolumeTask>> {
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
         let clone = ImageId::generate(&*self.ground.seams.entropy);
         self.refuse_twice(&wanted.name, clone)?;
+        if let Some(leftover) = self.find_leftover(fork) {
+            return Err(leftover.is_no_fork());
+        }
         let found = self.find_fork(fork)?;
         self.whole(&found).await?;
         let (bucket_name, bucket) = self.bucket_of(&found).await?;
@@ -149,17 +161,21 @@ impl Gateway {
             name: wanted.name,
         };
         self.catalog.add_volume(&row)?;
-        let task = self.task(row);
-        drop(one);
-        self.bring_up(task, None).await
+        Ok(self.task(row))
     }
 
-    /// Gives a fork up for good.
-    pub async fn discard_fork(&self, fork: &str) -> Result<()> {
-        let _one = self.changing.lock().await;
-        let found = self.find_fork(fork)?;
-        self.whole(&found).await?;
-        let (_, bucket) = self.bucket_of(&found).await?;
-        image::discard_fork(&*bucket, &found.disk.spool, found.fork.image, found.fork.epoch).await
+    /// Gives a fork up for good, or what a journal keeps of a volume that this gateway does not have.
+    pub async fn discard_fork(self: &Arc<Self>, fork: &str) -> Result<()> {
+        let fork = fork.to_owned();
+        self.change("discard-fork", |gateway| async move {
+            if let Some(leftover) = gateway.find_leftover(&fork) {
+                return gateway.give_up(&leftover);
+            }
+            let found = gateway.find_fork(&fork)?;
+            gateway.whole(&found).await?;
+            let (_, bucket) = gateway.bucket_of(&found).await?;
+            image::discard_fork(&*bucket, &found.disk.spool, found.fork.image, found.fork.epoch).await
+        })
+        .await
     }
 }

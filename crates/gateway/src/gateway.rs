@@ -87,7 +87,7 @@ pub struct Gateway {
     lock: Mutex<Option<File>>,
     addresses: Vec<SocketAddr>,
     /// One change of the catalog at a time.
-    pub(crate) changing: tokio::sync::Mutex<()>,
+    changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long a stop waits for a change under way.
@@ -122,7 +122,7 @@ impl Gateway {
             portal: Mutex::new(Some(portal)),
             lock: Mutex::new(Some(lock)),
             volumes: Mutex::default(),
-            changing: tokio::sync::Mutex::default(),
+            changing: Arc::default(),
             ground: Arc::new(Ground::new(config, seams, id, events, disks)),
             catalog,
             targets,
@@ -130,7 +130,9 @@ impl Gateway {
         for row in gateway.catalog.buckets()? {
             gateway.ground.know_bucket(row);
         }
-        for row in gateway.catalog.volumes()? {
+        let rows = gateway.catalog.volumes()?;
+        gateway.sort_out_journals(&rows)?;
+        for row in rows {
             let task = gateway.task(row);
             let work = async move {
                 // What is wrong stands in the volume's view and in the log.
@@ -214,9 +216,61 @@ impl Gateway {
         self.ground.probe(name, &self.ground.bucket(name)?).await
     }
 
+    /// Makes a change when it is its turn, and carries it through though the caller may be gone, as one is whose client hangs up:
+    /// half a change is worse than one that nobody waits for. What nobody waits for any more before its turn is not begun.
+    pub(crate) async fn change<T, F>(
+        self: &Arc<Self>,
+        what: &'static str,
+        work: impl FnOnce(Arc<Gateway>) -> F + Send + 'static,
+    ) -> Result<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T>> + Send + 'static,
+    {
+        self.change_then(what, work, |_, done| std::future::ready(Ok(done))).await
+    }
+
+    /// The same for a change with a `rest` that may take long and that other changes do not wait for.
+    pub(crate) async fn change_then<P, T, F, G>(
+        self: &Arc<Self>,
+        what: &'static str,
+        work: impl FnOnce(Arc<Gateway>) -> F + Send + 'static,
+        rest: impl FnOnce(Arc<Gateway>, P) -> G + Send + 'static,
+    ) -> Result<T>
+    where
+        P: Send + 'static,
+        T: Send + 'static,
+        F: Future<Output = Result<P>> + Send + 'static,
+        G: Future<Output = Result<T>> + Send + 'static,
+    {
+        let one = self.changing.clone().lock_owned().await;
+        let (tell, told) = oneshot::channel();
+        let gateway = self.clone();
+        let all = async move {
+            let changed = work(gateway.clone()).await;
+            drop(one);
+            let done = match changed {
+                Ok(changed) => rest(gateway, changed).await,
+                Err(e) => Err(e),
+            };
+            // Who asked may be gone.
+            let _ = tell.send(done);
+        };
+        self.ground.seams.spawn.spawn(what, Box::pin(all));
+        told.await.unwrap_or_else(|e| {
+            let text =
+                "the gateway stopped in the middle of this: see after the next start what has come of it";
+            Err(Error::caused(ErrorKind::Unavailable, text, e))
+        })
+    }
+
     /// Creates a volume and opens it.
     pub async fn create_volume(self: &Arc<Self>, wanted: CreateVolume) -> Result<VolumeView> {
-        let one = self.changing.lock().await;
+        let create = |gateway: Arc<Gateway>| async move { gateway.create(wanted).await };
+        self.change_then("create-volume", create, |gateway, task| gateway.bring_up(task, None)).await
+    }
+
+    async fn create(&self, wanted: CreateVolume) -> Result<Arc<VolumeTask>> {
         check_name("volume", &wanted.name)?;
         let block_size = wanted.block_size.unwrap_or(512);
         check_size(wanted.size, block_size)?;
@@ -238,14 +292,18 @@ impl Gateway {
         let now = self.ground.seams.clock.now();
         image::create(&*store, now, row.image, &row.name, row.size, row.block_size).await?;
         self.catalog.add_volume(&row)?;
-        let task = self.task(row);
-        drop(one);
-        self.bring_up(task, None).await
+        Ok(self.task(row))
     }
 
     /// Takes over a volume that is in a bucket already.
     pub async fn adopt_volume(self: &Arc<Self>, wanted: AdoptVolume) -> Result<VolumeView> {
-        let one = self.changing.lock().await;
+        let accept_loss = wanted.accept_loss.map(Epoch);
+        let adopt = |gateway: Arc<Gateway>| async move { gateway.adopt(wanted).await };
+        self.change_then("adopt-volume", adopt, move |gateway, task| gateway.bring_up(task, accept_loss))
+            .await
+    }
+
+    async fn adopt(&self, wanted: AdoptVolume) -> Result<Arc<VolumeTask>> {
         check_name("volume", &wanted.name)?;
         wanted.access.authentication()?;
         wanted.access.allow()?;
@@ -265,41 +323,24 @@ impl Gateway {
             bucket,
             name: wanted.name,
         };
-        let accept_loss = wanted.accept_loss.map(Epoch);
         let known = self.volumes.lock().get(&row.name).cloned();
         if let Some(known) = known.filter(|known| known.image_id() == row.image) {
             // The same volume, refused at first, is tried again with the loss accepted.
-            let task = self.adopt_again(&known).await?;
-            drop(one);
-            return self.bring_up(task, accept_loss).await;
+            return self.adopt_again(&known).await;
         }
         self.refuse_twice(&row.name, row.image)?;
-        let task = self.task(row);
-        drop(one);
-        self.bring_up(task, accept_loss).await
+        Ok(self.task(row))
     }
 
-    /// Opens a volume and waits for that. It goes on though the caller may be gone, and nothing else waits for it: a bucket may
-    /// be away for long. One that is new to the catalog is entered when it is open, and forgotten if it refuses.
+    /// Opens a volume, as the end of a change. Nothing else waits for it: a bucket may be away for long. One that is new to the
+    /// catalog is entered when it is open, and forgotten if it refuses.
     pub(crate) async fn bring_up(
-        self: &Arc<Self>,
+        self: Arc<Self>,
         task: Arc<VolumeTask>,
         accept_loss: Option<Epoch>,
     ) -> Result<VolumeView> {
-        let (tell, told) = oneshot::channel();
-        let (gateway, opening) = (self.clone(), task.clone());
-        let work = async move {
-            let opened = opening.open(accept_loss).await;
-            // Who asked may be gone.
-            let _ = tell.send(gateway.enter(&opening, opened).await);
-        };
-        self.ground.seams.spawn.spawn("open-volume", Box::pin(work));
-        let stopped = |e| {
-            let text =
-                "the gateway stopped while the volume was being opened: see what it is after the next start";
-            Error::caused(ErrorKind::Unavailable, text, e)
-        };
-        told.await.map_err(stopped)??;
+        let opened = task.open(accept_loss).await;
+        self.enter(&task, opened).await?;
         Ok(task.view())
     }
 
@@ -372,14 +413,17 @@ impl Gateway {
     }
 
     /// Changes a volume's size.
-    pub async fn resize_volume(&self, name: &str, size: u64) -> Result<VolumeView> {
+    pub async fn resize_volume(self: &Arc<Self>, name: &str, size: u64) -> Result<VolumeView> {
         self.let_open(name).await;
-        let _one = self.changing.lock().await;
-        let task = self.volume_to_change(name)?;
-        check_size(size, task.row().block_size)?;
-        task.resize(size / SECTOR).await?;
-        self.catalog.set_size(name, ByteSize(size))?;
-        Ok(task.view())
+        let name = name.to_owned();
+        self.change("resize-volume", move |gateway| async move {
+            let task = gateway.volume_to_change(&name)?;
+            check_size(size, task.row().block_size)?;
+            task.resize(size / SECTOR).await?;
+            gateway.catalog.set_size(&name, ByteSize(size))?;
+            Ok(task.view())
+        })
+        .await
     }
 
     /// Changes who may use a volume.

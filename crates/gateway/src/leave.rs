@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use base::{ByteSize, Error, ErrorKind, ImageId, Result};
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result};
 use bucket::Bucket;
 use image::Severity;
-use tokio::sync::oneshot;
 
+use crate::catalog::Settled;
 use crate::gateway::Gateway;
 use crate::view::ForkView;
 use crate::volume::{Departure, VolumeTask};
@@ -20,35 +20,34 @@ impl Gateway {
     /// volumes' affairs go on. It is carried through though the caller may be gone; a stop before its end takes it back.
     pub async fn release_volume(self: &Arc<Self>, name: &str) -> Result<()> {
         self.let_open(name).await;
-        let one = self.changing.lock().await;
-        let task = self.volume_to_change(name)?;
-        let Some(departure) = task.depart()? else {
-            // Nothing of it is at work here, or it is another gateway's.
-            task.hide();
-            task.abandon_image().await;
-            return self.forget(name);
+        let name = name.to_owned();
+        let begin = |gateway: Arc<Gateway>| async move {
+            let task = gateway.volume_to_change(&name)?;
+            let departure = task.depart()?;
+            if departure.is_none() {
+                // Nothing of it is at work here, or it is another gateway's.
+                let newest = task.image().map(|image| image.epoch());
+                task.hide();
+                task.abandon_image().await;
+                gateway.forget(&task, newest)?;
+            }
+            Ok(departure.map(|departure| (task, departure)))
         };
-        drop(one);
-        let (tell, told) = oneshot::channel();
-        let gateway = self.clone();
-        let work = async move {
-            // Who asked may be gone.
-            let _ = tell.send(gateway.see_off(&task, departure).await);
-        };
-        self.ground.seams.spawn.spawn("release-volume", Box::pin(work));
-        told.await.unwrap_or_else(|e| {
-            let text = format!(
-                "the gateway stopped while volume {name:?} was being released: see if it is still there"
-            );
-            Err(Error::caused(ErrorKind::Unavailable, text, e))
+        self.change_then("release-volume", begin, |gateway, departing| async move {
+            match departing {
+                Some((task, departure)) => gateway.see_off(&task, departure).await,
+                None => Ok(()),
+            }
         })
+        .await
     }
 
     /// Closes a volume that is being released, and forgets it.
     async fn see_off(&self, task: &VolumeTask, departure: Departure) -> Result<()> {
         let name = task.row().name;
+        let newest = task.image().map(|image| image.epoch());
         let left = match task.close_for_good().await {
-            Ok(()) => self.forget(&name),
+            Ok(()) => self.forget(task, newest),
             Err(e) => Err(e),
         };
         match &left {
@@ -63,18 +62,32 @@ impl Gateway {
         left
     }
 
-    /// Takes a volume off the catalog, then off the list: its name is free when both are done.
-    fn forget(&self, name: &str) -> Result<()> {
-        self.catalog.remove_volume(name)?;
-        self.volumes.lock().remove(name);
+    /// Takes a volume off the catalog, then off the list: its name is free when both are done. `newest` is the last epoch in which
+    /// it was open here, as far as that is known. Of journals that need nothing of it any more it is noted that they do not:
+    /// the next start may find its records there all the same.
+    fn forget(&self, task: &VolumeTask, newest: Option<Epoch>) -> Result<()> {
+        let row = task.row();
+        let mut settled = Settled::new();
+        for disk in self.ground.disks.values().filter(|disk| disk.journal.is_settled(row.image)) {
+            if let Some(epoch) = newest.max(disk.newest_recovered(row.image)) {
+                settled.insert((disk.journal.id(), row.image), epoch);
+            }
+        }
+        self.catalog.remove_volume(&row.name, &settled)?;
+        self.volumes.lock().remove(&row.name);
         Ok(())
     }
 
     /// Deletes a volume and all its data, here and in the bucket. `Fenced` if another gateway owns it; `Denied` while
     /// volumes that were made from it exist, and, unless told `with_forks`, while this gateway keeps forks of it.
-    pub async fn delete_volume(&self, name: &str, with_forks: bool) -> Result<()> {
+    pub async fn delete_volume(self: &Arc<Self>, name: &str, with_forks: bool) -> Result<()> {
         self.let_open(name).await;
-        let _one = self.changing.lock().await;
+        let name = name.to_owned();
+        let delete = move |gateway: Arc<Gateway>| async move { gateway.delete(&name, with_forks).await };
+        self.change("delete-volume", delete).await
+    }
+
+    async fn delete(&self, name: &str, with_forks: bool) -> Result<()> {
         let task = self.volume(name)?;
         task.settled()?;
         let row = task.row();
@@ -100,7 +113,7 @@ impl Gateway {
         }
         let parents = parents(&*store, row.image).await?;
         task.hide();
-        task.abandon().await;
+        task.abandon_image().await;
         delete_image(&*store, row.image).await?;
         image::unpin_clone(&*store, &parents, row.image).await?;
         // Its newest writes are on its own disk; forks may be on others.
@@ -109,8 +122,10 @@ impl Gateway {
                 disk.spool.remove(row.image, &file.name).await?;
             }
             disk.cache.invalidate_image(row.image);
+            disk.give_up(row.image);
         }
-        self.forget(name)
+        // No image ever has this id again.
+        self.forget(&task, Some(Epoch(u64::MAX)))
     }
 
     /// Whether another gateway's journal may hold what the volume's newest writes are.

@@ -10,6 +10,7 @@ mod fork;
 mod gateway;
 mod ground;
 mod leave;
+mod leftover;
 pub mod memory;
 mod target;
 mod view;

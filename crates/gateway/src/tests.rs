@@ -11,6 +11,7 @@ use image::Image;
 use local::{OsEntropy, SystemClock, TokioSpawn};
 
 mod leaving;
+mod leftover;
 mod trouble;
 
 use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};

@@ -122,7 +122,7 @@ pub struct VolumeView {
 /// The tail of a volume that another gateway took over.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ForkView {
-    /// `<volume>@lost-<epoch>`.
+    /// `<volume>@lost-<epoch>`, or `<volume>@journal-<disk>` of what a journal keeps of a volume that this gateway does not have.
     pub name: String,
     /// The image.
     pub image: String,

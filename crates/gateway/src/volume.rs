@@ -286,12 +286,12 @@ impl VolumeTask {
         Ok(Some(Departure(departure)))
     }
 
-    /// Closes the image in good order, however long that takes.
+    /// Closes the image in good order, however long that takes; then the journal knows it no more.
     pub async fn close_for_good(&self) -> Result<()> {
-        match self.opened() {
-            Some(opened) => opened.image.close().await,
-            None => Err(not_open(self)),
-        }
+        let Some(Opened { image, .. }) = self.opened() else { return Err(not_open(self)) };
+        image.close().await?;
+        image.ended().await;
+        Ok(())
     }
 
     /// The release has come to an end: the volume is gone, or is what its image has become.
@@ -347,19 +347,15 @@ impl VolumeTask {
         *self.state.lock() = State::Ended;
     }
 
-    /// Ends it without saving anything, before it is deleted.
-    pub async fn abandon(&self) {
-        self.abandon_image().await;
-        let row = self.row();
-        if let Ok(disk) = self.ground.disk(&row.disk) {
-            disk.journal.release_owner(row.image);
-        }
-    }
-
     /// Ends its background work; what the journal holds stays.
     pub async fn abandon_image(&self) {
-        if let Some(opened) = self.opened() {
-            let _ = tokio::time::timeout(HALT_WITHIN, opened.image.halt()).await;
+        if let Some(Opened { image, .. }) = self.opened() {
+            let ended = async {
+                // One that another gateway owns has ended already, or is about to.
+                let _ = image.halt().await;
+                image.ended().await;
+            };
+            let _ = tokio::time::timeout(HALT_WITHIN, ended).await;
         }
         *self.state.lock() = State::Ended;
     }

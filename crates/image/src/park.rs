@@ -68,11 +68,11 @@ pub(crate) async fn park(
 struct End {
     /// That gateway's term.
     taken_by: Epoch,
-    /// The last record that it found in the bucket; 0 if that cannot be told any more.
+    /// The last record that it found in the bucket.
     kept: Seq,
 }
 
-/// How the run that `epoch` is in ended; `None` if nothing was lost.
+/// How the run that `epoch` is in ended; `None` if nothing was lost, or what was lost has been given up.
 async fn end_of(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Result<Option<End>> {
     let mut next = epoch.next();
     while next <= run_start {
@@ -87,7 +87,7 @@ async fn end_of(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Re
             return match record.continuation {
                 Continuation::LossAccepted => {
                     let kept = fork_base(env, image, epoch, next).await?;
-                    Ok(Some(End { taken_by: next, kept }))
+                    Ok(kept.map(|kept| End { taken_by: next, kept }))
                 }
                 Continuation::First | Continuation::Clean | Continuation::OwnJournal => Ok(None),
             };
@@ -97,13 +97,15 @@ async fn end_of(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Re
     Ok(None)
 }
 
-/// The last record in the bucket when the loss was accepted, as the pin says, or the new owner's fence.
-async fn fork_base(env: &Env, image: ImageId, epoch: Epoch, taken_by: Epoch) -> Result<Seq> {
+/// The last record in the bucket when the loss was accepted, as the pin says. The pin was there before the fence that ended the
+/// run, and goes only with the fork (`discard_fork`): without it the fork was given up, and what a journal still shows of
+/// it, released or not, must not come back as one that nobody could open.
+async fn fork_base(env: &Env, image: ImageId, epoch: Epoch, taken_by: Epoch) -> Result<Option<Seq>> {
     match Run::of(&*env.bucket, image, epoch).await? {
         Some(run) if run.last < taken_by => {
-            Ok(Pin::read(&*env.bucket, &name::pin(image, run.last)).await?.last_seq)
+            Ok(Some(Pin::read(&*env.bucket, &name::pin(image, run.last)).await?.last_seq))
         }
-        _ => chain::fence_seq(&*env.bucket, image, taken_by).await,
+        _ => Ok(None),
     }
 }
 

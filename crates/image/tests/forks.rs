@@ -136,6 +136,49 @@ fn the_older_owner_takes_the_image_back() {
     paused(story(Older::TakesBack));
 }
 
+/// A fork that was given up stays so, though a journal that starts again shows its records once more.
+async fn given_up(stop: bool) {
+    let store = Arc::new(Memory::new());
+    let (alpha, beta) = (SimDisk::new(1), SimDisk::new(2));
+    let (path, faults) = faulty(&store, 1);
+    let beta_setup = Setup { name: "beta", ..Setup::small() };
+    image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    let mut mine = Model(vec![0; (SECTORS * SECTOR) as usize]);
+    let running = start(&alpha, path.clone(), &Setup::small(), 1).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut mine, &image, 0..5).await;
+    image.drain().await.unwrap();
+    faults.set_outage(Outage::Refusing);
+    scribble(&mut mine, &image, 5..8).await;
+    let other = start(&beta, store.clone(), &beta_setup, 2).await.unwrap();
+    other.open(IMAGE, Some(image.epoch())).await.unwrap();
+    faults.clear();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    image.ended().await;
+    drop(image);
+    let forks = |spool: &local::Spool| image::forks(spool, IMAGE, Epoch(u64::MAX)).len();
+    assert_eq!(forks(&running.spool), 1);
+    image::discard_fork(&*running.env.bucket, &running.spool, IMAGE, Epoch(1)).await.unwrap();
+    if stop {
+        running.env.journal.close().await.unwrap();
+    }
+    running.crash(&alpha);
+    let running = start(&alpha, path.clone(), &Setup::small(), 3).await.unwrap();
+    assert_eq!(running.env.journal.owners(), [IMAGE], "the journal still shows them");
+    assert_eq!(running.open(IMAGE, None).await.err().unwrap().kind(), ErrorKind::Denied);
+    assert_eq!((forks(&running.spool), running.env.journal.owners()), (0, vec![]));
+}
+
+#[test]
+fn a_discarded_fork_does_not_come_back_after_a_crash() {
+    paused(given_up(false));
+}
+
+#[test]
+fn a_discarded_fork_does_not_come_back_after_a_stop() {
+    paused(given_up(true));
+}
+
 /// An image that was closed opens again in the same process; one that was halted says that its records need a restart.
 #[test]
 fn opened_twice_by_one_process() {

@@ -175,9 +175,9 @@ pub enum Volume {
         #[command(flatten)]
         rules: Rules,
     },
-    /// Give a fork up for good.
+    /// Give a fork up for good, or what a journal keeps of a volume that this gateway does not have.
     DiscardFork {
-        /// The fork, as `volume forks` names it: NAME@lost-EPOCH.
+        /// The fork, as `volume forks` names it: NAME@lost-EPOCH or NAME@journal-DISK.
         fork: String,
         /// Do it.
         #[arg(long)]

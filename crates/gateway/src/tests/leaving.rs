@@ -114,3 +114,45 @@ async fn forks_are_deleted_only_when_told_so() {
     old.stop(|_| ()).await.unwrap();
     new.stop(|_| ()).await.unwrap();
 }
+
+/// Polls a change once, so that it has begun, and drops it, as an API call is whose client hangs up.
+async fn hang_up<T>(change: impl Future<Output = T>) {
+    assert!(tokio::time::timeout(Duration::ZERO, change).await.is_err(), "it did not wait for anything");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_carried_through_without_their_asker() {
+    let scratch = Scratch::new("hangs-up");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    hang_up(one.create_volume(wanted("vol1", ByteSize::mib(64)))).await;
+    until(|| one.show_volume("vol1").is_ok_and(|view| view.state == "open")).await;
+    write(&one, "vol1", (60 << 20) / 512, 7).await;
+    // The tail goes before the size is changed: one without the other would be a disk that lost data.
+    hang_up(one.resize_volume("vol1", 32 << 20)).await;
+    until(|| one.show_volume("vol1").unwrap().size == 32 << 20).await;
+    until(|| one.catalog.volumes().unwrap()[0].size == ByteSize::mib(32)).await;
+    hang_up(one.delete_volume("vol1", false)).await;
+    until(|| one.volumes().is_empty()).await;
+    assert_eq!(one.adopt_volume(adopt("vol1", None)).await.unwrap_err().kind(), ErrorKind::NotFound);
+    one.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_made_one_at_a_time() {
+    let scratch = Scratch::new("one-change");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    let (begun, has_begun) = tokio::sync::oneshot::channel();
+    let first = one.change("first", |_| async move {
+        begun.send(()).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        Ok(tokio::time::Instant::now())
+    });
+    let second = async {
+        has_begun.await.unwrap();
+        one.change("second", |_| async { Ok(tokio::time::Instant::now()) }).await
+    };
+    let (first, second) = tokio::join!(first, second);
+    assert!(first.unwrap() <= second.unwrap());
+    one.stop(|_| ()).await.unwrap();
+}

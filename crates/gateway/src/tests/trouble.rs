@@ -131,9 +131,12 @@ async fn an_adoption_that_waits_goes_on_without_its_asker() {
     // As if the bucket had gone away between the search for the volume and its opening.
     let task = one.task(row);
     let waits = until(|| task.view().reason.is_some());
+    let opening = task.clone();
+    let found = |_| std::future::ready(Ok(opening));
+    let adopt_task = one.change_then("adopt-volume", found, |gateway, task| gateway.bring_up(task, None));
     tokio::select! {
         biased;
-        done = one.bring_up(task.clone(), None) => panic!("opened without its bucket: {done:?}"),
+        done = adopt_task => panic!("opened without its bucket: {done:?}"),
         () = waits => {}
     }
     let refused = one.adopt_volume(adopt("vol1", None)).await.unwrap_err();

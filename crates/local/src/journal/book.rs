@@ -22,7 +22,7 @@ pub(super) struct Extent {
 pub(super) struct Book {
     pub attached: Option<Arc<dyn Owner>>,
     last: Option<(Epoch, Seq)>,
-    durable: Seq,
+    durable: Option<(Epoch, Seq)>,
     /// Unreleased extents in journal order.
     kept: VecDeque<Extent>,
     /// The same, set aside for a fork.
@@ -49,14 +49,19 @@ impl Book {
 
     /// Enters durable records.
     pub fn enter(&mut self, extent: Extent) {
-        self.durable = extent.last;
+        self.durable = Some((extent.epoch, extent.last));
         self.bytes += extent.bytes;
         self.records += extent.records;
         self.kept.push_back(extent);
     }
 
     pub fn durable(&self) -> Seq {
-        self.durable
+        self.durable.map_or(Seq(0), |(_, seq)| seq)
+    }
+
+    /// The epoch of what was appended last.
+    pub fn newest(&self) -> Option<Epoch> {
+        self.last.map(|(epoch, _)| epoch)
     }
 
     pub fn usage(&self) -> OwnerUsage {
@@ -116,8 +121,9 @@ impl Book {
         self.aside.extend(self.kept.drain(..n));
     }
 
-    /// Whether nothing would be lost by forgetting the owner.
+    /// Whether nothing would be lost by forgetting the owner: nobody appends, and whatever was appended is durable by now and
+    /// has been released.
     pub fn is_forgettable(&self) -> bool {
-        self.attached.is_none() && self.records == 0
+        self.attached.is_none() && self.records == 0 && self.last == self.durable
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use base::{AlignedBuf, Error, ErrorKind, ImageId, Result};
 use bytes::Bytes;
+use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
 
 use super::book::{Book, Extent};
@@ -101,17 +102,22 @@ fn is_direct(record: &Record) -> bool {
 /// The journal's thread: runs until the journal is closed or a write fails.
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
-        let rest = match shared.committer.lock().await.as_mut() {
+        let mut held = shared.committer.lock().await;
+        let worked_off = match held.as_mut() {
             Some(committer) => committer.work_off(&shared).await,
             None => Ok(Rest::End),
         };
+        let rest = match worked_off {
+            Ok(rest) => rest,
+            Err(e) => return shared.poison(held, e),
+        };
+        drop(held);
         let more = shared.work.notified();
         match rest {
-            Ok(Rest::Until(None)) => more.await,
+            Rest::Until(None) => more.await,
             // Work or the time for a mark: it will see.
-            Ok(Rest::Until(Some(due))) => timeout_at(due, more).await.unwrap_or_default(),
-            Ok(Rest::End) => return shared.end(),
-            Err(e) => return shared.poison(e),
+            Rest::Until(Some(due)) => timeout_at(due, more).await.unwrap_or_default(),
+            Rest::End => return shared.end(),
         }
     }
 }
@@ -140,10 +146,12 @@ pub(super) fn commit_here(shared: &Shared) -> bool {
         }
     };
     if let Err(e) = written {
-        drop(held);
-        shared.poison(e);
-    } else if !std::mem::replace(&mut committer.mark_awaited, true) {
-        drop(held);
+        shared.poison(held, e);
+        return true;
+    }
+    let awaited = std::mem::replace(&mut committer.mark_awaited, true);
+    drop(held);
+    if !awaited {
         shared.work.notify_one();
     }
     true
@@ -464,14 +472,19 @@ fn stopped(error: &Error) -> Error {
 
 impl Shared {
     /// The journal stops for good: nothing is tried again, because after a failed sync nobody can know what is on the disk.
-    fn poison(&self, error: Error) {
+    ///
+    /// Whose write failed still holds the committer, and it ends here, before anybody else can have it: the next batch would be
+    /// written where the failed one was, under its number, and be acknowledged.
+    fn poison(&self, mut held: MutexGuard<'_, Option<Committer>>, error: Error) {
         let error = stopped(&error);
         let (queue, owners) = {
             let mut state = self.state.lock();
             state.phase = Phase::Poisoned(error.duplicate());
-            self.work.notify_one();
             (std::mem::take(&mut state.queue), state.take_owners())
         };
+        *held = None;
+        drop(held);
+        self.work.notify_one();
         for owner in owners {
             owner.poisoned(&error);
         }

@@ -133,7 +133,7 @@ struct Shared {
     options: JournalOptions,
     entropy: Arc<dyn Entropy>,
     state: Mutex<State>,
-    /// There once the journal has begun its first file.
+    /// There once the journal has begun its first file, and until a write fails.
     committer: tokio::sync::Mutex<Option<Committer>>,
     /// Files by generation, for readers; a generation disappears from here before its file is written over.
     readable: RwLock<BTreeMap<u64, Readable>>,
@@ -331,6 +331,26 @@ impl Journal {
         self.shared().release(id, Book::release_all);
     }
 
+    /// Whether nothing that was appended for an image is needed any more: nobody is attached for it, nothing is on its way to
+    /// the disk, and everything that is there was released.
+    pub fn is_settled(&self, id: ImageId) -> bool {
+        !self.shared().state.lock().books.contains_key(&id)
+    }
+
+    /// The epoch of the newest record of an image that is not settled.
+    pub fn newest(&self, id: ImageId) -> Option<Epoch> {
+        self.shared().state.lock().books.get(&id).and_then(Book::newest)
+    }
+
+    /// What an image has here.
+    pub fn usage_of(&self, id: ImageId) -> OwnerUsage {
+        let state = self.shared().state.lock();
+        let book = state.books.get(&id);
+        let mut usage = book.map_or(OwnerUsage::default(), Book::usage);
+        usage.rank = book.and_then(Book::oldest).map(|file| state.space.rank(file));
+        usage
+    }
+
     /// Images with unreleased records, attached or not.
     pub fn owners(&self) -> Vec<ImageId> {
         let state = self.shared().state.lock();
@@ -475,11 +495,7 @@ impl OwnerHandle {
 
     /// What the image has in the journal.
     pub fn usage(&self) -> OwnerUsage {
-        let state = self.journal.shared().state.lock();
-        let book = state.books.get(&self.id);
-        let mut usage = book.map_or(OwnerUsage::default(), Book::usage);
-        usage.rank = book.and_then(Book::oldest).map(|file| state.space.rank(file));
-        usage
+        self.journal.usage_of(self.id)
     }
 
     /// Durable records up to `upto`, inclusive, are needed no more: in journal order, until the first record beyond

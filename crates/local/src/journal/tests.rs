@@ -1,5 +1,7 @@
 mod world;
 
+use std::task::Context;
+
 use super::*;
 use base::Span;
 use tokio::sync::oneshot;
@@ -331,6 +333,73 @@ fn a_failed_sync_on_a_clients_thread_poisons_the_journal() {
         assert!(seen.poisoned.lock().is_some());
         assert_eq!(journal.close().await.unwrap_err().kind(), ErrorKind::Internal);
     });
+}
+
+/// A waker that carries something out on the thread that wakes.
+struct Wakes(Mutex<Box<dyn FnMut() + Send>>);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        (self.0.lock())()
+    }
+}
+
+fn on_wake(work: impl FnMut() + Send + 'static) -> std::task::Waker {
+    Arc::new(Wakes(Mutex::new(Box::new(work)))).into()
+}
+
+/// Whoever waits for the committer when a write fails finds it gone and the journal stopped: it must not write the next batch in
+/// the failed one's place. Of this thread's write and of the journal's own (C01).
+#[test]
+fn nobody_commits_behind_a_failed_write() {
+    for alone in [true, false] {
+        let disk = SimDisk::new(1);
+        let found = block_on(async {
+            let (journal, _) = open(&disk, &small(), 1).await.unwrap();
+            let handle = journal.attach(image(1), Arc::new(Seen::default())).unwrap();
+            let append = |seq| {
+                let (tx, rx) = oneshot::channel();
+                turn(alone, || handle.append(data(seq, 1), Some(tx)).unwrap());
+                rx
+            };
+            for seq in 1..=20 {
+                append(seq).await.unwrap().unwrap();
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            disk.fail_syncs(1);
+            // Told of the failure, while the committer is still held, somebody queues for it; and looks when it comes free.
+            let found = Arc::new(Mutex::new(None));
+            let shared = journal.shared().clone();
+            let free = {
+                let (shared, found) = (shared.clone(), found.clone());
+                on_wake(move || {
+                    let stopped = matches!(shared.state.lock().phase, Phase::Poisoned(_));
+                    found.lock().get_or_insert(stopped);
+                })
+            };
+            let next: Arc<Mutex<Option<base::BoxFuture<'static, bool>>>> = Arc::default();
+            let told = {
+                let (next, free) = (next.clone(), free.clone());
+                on_wake(move || {
+                    let shared = shared.clone();
+                    let mut lock: base::BoxFuture<'static, bool> =
+                        Box::pin(async move { shared.committer.lock().await.is_none() });
+                    assert!(lock.as_mut().poll(&mut Context::from_waker(&free)).is_pending(), "it is held");
+                    *next.lock() = Some(lock);
+                })
+            };
+            let (tx, mut failed) = oneshot::channel();
+            assert!(std::pin::Pin::new(&mut failed).poll(&mut Context::from_waker(&told)).is_pending());
+            turn(alone, || handle.append(data(21, 1), Some(tx)).unwrap());
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            assert_eq!(failed.try_recv().unwrap().unwrap_err().kind(), ErrorKind::Internal);
+            let next = next.lock().take().expect("somebody was told");
+            let gone = next.await;
+            let stopped = found.lock().take();
+            (stopped, gone)
+        });
+        assert_eq!(found, (Some(true), true), "alone: {alone}");
+    }
 }
 
 #[test]
