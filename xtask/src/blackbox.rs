@@ -24,6 +24,7 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "two gateways: taken over while it slept (A4)", run: taken_over },
     Scenario { name: "libiscsi over IPv6: discovery, login, data", run: over_ipv6 },
     Scenario { name: "CHAP: who guesses waits, and the log says so (X03)", run: guesses },
+    Scenario { name: "log and output that nobody takes are lost, and nothing else is", run: unheard },
 ];
 
 /// What needs the Linux guest.
@@ -198,6 +199,36 @@ fn guesses(dir: &Path) -> Result {
         return Err(format!("the guesses are not told of once: {events}").into());
     }
     serve.stop()
+}
+
+/// Whatever stdout and stderr lead to fills up or goes away.
+fn unheard(dir: &Path) -> Result {
+    for (n, output) in [">/dev/full 2>&1", "> >(head -n 1 >/dev/null) 2>&1"].into_iter().enumerate() {
+        let dir = dir.join(n.to_string());
+        std::fs::create_dir(&dir)?;
+        let mut serve = Serve::with(&dir, &Layout { output, ..Layout::default() })?;
+        serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+        serve.tell(&["volume", "create", "shut", "--size", "64MiB", "--chap", "user:the-right-secret"])?;
+        let login = |secret: &str| {
+            told("iscsi-inq", &[&serve.url("shut").replace("//", &format!("//user%{secret}@"))])
+        };
+        // A line of the log for each of them, on each of the threads.
+        for _ in 0..2 {
+            if let Ok(text) = login("not-the-right-one") {
+                return Err(format!("a wrong secret let somebody in: {text}").into());
+            }
+        }
+        for _ in 0..8 {
+            expect(&login("the-right-secret")?, "Vendor:TIDEGATE")?;
+        }
+        serve.stop()?;
+        let mut demo = Demo::heard_by(output, &dir, "64MiB")?;
+        let mut writer = soak::Writer::new(&dir, 17)?;
+        writer.write_for(demo.url(), Duration::from_secs(1))?;
+        writer.verify(demo.url())?;
+        demo.stop()?;
+    }
+    Ok(())
 }
 
 /// The guest's words for a portal and a target, before a script that uses them.

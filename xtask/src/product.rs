@@ -17,26 +17,62 @@ pub struct Demo {
     port: u16,
     size: String,
     bucket: Option<String>,
+    output: &'static str,
     starts: u32,
     running: Option<Server>,
     url: String,
 }
 
+/// A command whose output goes elsewhere than to its log, as the shell writes it; as it stands, if nothing is said.
+fn redirected(command: Command, output: &str) -> Command {
+    if output.is_empty() {
+        return command;
+    }
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", &format!("exec \"$0\" \"$@\" {output}")])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    shell
+}
+
 impl Demo {
     /// A demo in `dir`, started.
     pub fn start(dir: &Path, size: &str, bucket: Option<String>) -> Result<Demo> {
-        let mut demo = Demo {
+        let mut demo = Demo::prepared(dir, size, bucket)?;
+        demo.again()?;
+        Ok(demo)
+    }
+
+    /// One whose output goes elsewhere, as the shell writes it, started.
+    pub fn heard_by(output: &'static str, dir: &Path, size: &str) -> Result<Demo> {
+        let mut demo = Demo { output, ..Demo::prepared(dir, size, None)? };
+        let mut server = demo.launch()?;
+        demo.url = until("the disk", START, || {
+            server.check()?;
+            let target =
+                demo.status().ok().and_then(|s| Some(s["volumes"][0]["target"].as_str()?.to_owned()));
+            Ok(target.map(|target| format!("iscsi://{}/{target}/0", demo.portal())))
+        })?;
+        demo.running = Some(server);
+        Ok(demo)
+    }
+
+    fn prepared(dir: &Path, size: &str, bucket: Option<String>) -> Result<Demo> {
+        Ok(Demo {
             program: setup::product()?,
             data: dir.join("demo"),
             port: free_port()?,
             size: size.to_owned(),
             bucket,
+            output: "",
             starts: 0,
             running: None,
             url: String::new(),
-        };
-        demo.again()?;
-        Ok(demo)
+        })
     }
 
     fn launch(&mut self) -> Result<Server> {
@@ -50,7 +86,7 @@ impl Demo {
         if self.bucket.is_some() && std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
-        Server::start(&command, log)
+        Server::start(&redirected(command, self.output), log)
     }
 
     /// Starts it again after [`Demo::kill`] or [`Demo::stop`].
@@ -151,13 +187,15 @@ pub struct Layout<'a> {
     pub host: &'a str,
     /// Lines of its cache disk.
     pub disk: &'a str,
-    /// Tables behind all others.
+    /// Lines behind all others.
     pub more: &'a str,
+    /// Where its output goes, as the shell writes it; to its log, if nothing is said.
+    pub output: &'static str,
 }
 
 impl Default for Layout<'_> {
     fn default() -> Self {
-        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "" }
+        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "", output: "" }
     }
 }
 
@@ -167,6 +205,7 @@ pub struct Serve {
     config: PathBuf,
     data: PathBuf,
     portal: String,
+    output: &'static str,
     starts: u32,
     running: Option<Server>,
 }
@@ -180,14 +219,15 @@ impl Serve {
     /// One that is laid out in another way, started.
     pub fn with(dir: &Path, layout: &Layout<'_>) -> Result<Serve> {
         let (data, config, cache) = (dir.join("gateway"), dir.join("tidegate.toml"), dir.join("cache"));
-        let Layout { host, disk, more } = layout;
+        let Layout { host, disk, more, output } = layout;
         let portal = format!("{host}:{}", free_port()?);
         let text = format!(
             "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\n{disk}\n\
              [iscsi]\nlisten = [\"{portal}\"]\n{more}\n"
         );
         std::fs::write(&config, text)?;
-        let mut serve = Serve { program: setup::product()?, config, data, portal, starts: 0, running: None };
+        let program = setup::product()?;
+        let mut serve = Serve { program, config, data, portal, output, starts: 0, running: None };
         serve.again()?;
         Ok(serve)
     }
@@ -202,7 +242,8 @@ impl Serve {
         if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
-        let mut server = Server::start(&command, self.config.with_extension(format!("{}.log", self.starts)))?;
+        let log = self.config.with_extension(format!("{}.log", self.starts));
+        let mut server = Server::start(&redirected(command, self.output), log)?;
         until("the gateway's answer", START, || {
             server.check()?;
             Ok(self.tell(&["status", "--json"]).ok())

@@ -12,6 +12,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Demo;
 use crate::run::{log_to_stderr, seams, stop, until_stopped};
+use crate::say;
 
 const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
@@ -38,10 +39,10 @@ pub async fn run(wanted: Demo) -> Result<()> {
         }
     };
     let portal = gateway.addresses().first().copied().unwrap_or(wanted.iscsi);
-    print!("{}", greeting(&data.display().to_string(), &bucket, &volume, portal));
+    say::out(&greeting(&data.display().to_string(), &bucket, &volume, portal));
     watch(gateway.clone(), terminal).await?;
     stop(&gateway).await?;
-    println!("stopped; everything is kept in {}", data.display());
+    say::out(&format!("stopped; everything is kept in {}\n", data.display()));
     Ok(())
 }
 
@@ -92,7 +93,7 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
             ("open", _) => return Ok(volume),
             ("opening", None) => tokio::time::sleep(Duration::from_millis(10)).await,
             ("opening", Some(why)) => {
-                eprintln!("the disk waits for its bucket: {why}");
+                say::err(&format!("the disk waits for its bucket: {why}\n"));
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
             (state, why) => {
@@ -147,7 +148,7 @@ async fn watch(gateway: Arc<Gateway>, terminal: bool) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(250)).await;
             } else {
                 if line != last {
-                    println!("{line}");
+                    say::out(&format!("{line}\n"));
                     last = line;
                 }
                 tokio::time::sleep(Duration::from_secs(5)).await;

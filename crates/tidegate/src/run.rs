@@ -12,10 +12,13 @@ use local::{OsEntropy, SystemClock, TokioSpawn};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Arguments, Bucket, Command, Rules, Volume};
-use crate::{demo, show};
+use crate::{demo, say, show};
 
 /// Does what the arguments say.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if matches!(arguments.command, Command::Demo(_) | Command::Serve { .. }) {
+        say::end_on_panic();
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // The threads that clients wait for are others, which the gateway starts from this one.
     builder.enable_all().on_thread_start(local::make_way);
@@ -48,7 +51,8 @@ pub fn seams() -> Seams {
 
 /// The log goes to stderr.
 pub fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_writer(|| say::Log).with_target(false).log_internal_errors(false);
     let log = log.with_ansi(std::io::stderr().is_terminal()).with_max_level(tracing::Level::INFO);
     // A second call changes nothing.
     let _ = log.try_init();
