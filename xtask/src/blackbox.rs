@@ -1,5 +1,6 @@
 //! The product as its users meet it: the release binary, real initiators, and a kill in between.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "two gateways: taken over while it slept (A4)", run: taken_over },
     Scenario { name: "libiscsi over IPv6: discovery, login, data", run: over_ipv6 },
     Scenario { name: "CHAP: who guesses waits, and the log says so (X03)", run: guesses },
+    Scenario { name: "CHAP: discovery without credentials is refused (B03)", run: discovery_chap },
+    Scenario { name: "demo: what it leaves is its user's alone", run: private },
     Scenario { name: "log and output that nobody takes are lost, and nothing else is", run: unheard },
 ];
 
@@ -199,6 +202,50 @@ fn guesses(dir: &Path) -> Result {
         return Err(format!("the guesses are not told of once: {events}").into());
     }
     serve.stop()
+}
+
+fn discovery_chap(dir: &Path) -> Result {
+    let (users, own) = (dir.join("users"), dir.join("own"));
+    std::fs::write(&users, "operator:the-right-secret\n")?;
+    std::fs::write(&own, "gateway:its-very-own-secret\n")?;
+    let more = format!("discovery_chap_file = {users:?}\ndiscovery_mutual_file = {own:?}");
+    let mut serve = Serve::with(dir, &Layout { more: &more, ..Layout::default() })?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    serve.tell(&["volume", "create", "seen", "--size", "64MiB"])?;
+    let list = |user: &str| told("iscsi-ls", &[&format!("iscsi://{user}{}", serve.portal())]);
+    for user in ["", "operator%not-the-right-one@", "nobody%the-right-secret@"] {
+        if let Ok(text) = list(user) {
+            return Err(format!("discovery as {user:?} was not refused: {text}").into());
+        }
+    }
+    expect(&list("operator%the-right-secret@")?, &Serve::target("seen"))?;
+    serve.stop()
+}
+
+fn private(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "64MiB", None)?;
+    soak::Writer::new(dir, 19)?.write_for(demo.url(), Duration::from_secs(1))?;
+    demo.drained()?;
+    let mut left = vec![demo.data().to_owned()];
+    let mut files = 0;
+    while let Some(path) = left.pop() {
+        let found = std::fs::symlink_metadata(&path)?;
+        let mode = found.permissions().mode() & 0o777;
+        if found.is_dir() {
+            left.extend(
+                std::fs::read_dir(&path)?.collect::<std::io::Result<Vec<_>>>()?.iter().map(|e| e.path()),
+            );
+        }
+        files += u32::from(found.is_file());
+        if mode != if found.is_dir() { 0o700 } else { 0o600 } {
+            return Err(format!("{} has mode {mode:o}", path.display()).into());
+        }
+    }
+    // Catalog, journal, cache and objects, at least.
+    if files < 8 {
+        return Err(format!("only {files} files were found").into());
+    }
+    demo.stop()
 }
 
 /// Whatever stdout and stderr lead to fills up or goes away.

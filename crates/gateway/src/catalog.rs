@@ -1,5 +1,8 @@
 //! What users want: buckets, volumes and who may use them, in one small database.
 
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base::{ByteSize, Error, ErrorKind, GatewayId, ImageId, Result};
@@ -47,6 +50,11 @@ fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
 impl Catalog {
     /// Opens it, or makes it with a new gateway id.
     pub fn open(path: &Path, new_id: GatewayId) -> Result<(Catalog, GatewayId)> {
+        make_private(path).map_err(|e| {
+            let text =
+                format!("{} cannot be kept from other users: give it to the gateway's", path.display());
+            Error::caused(ErrorKind::Denied, text, e)
+        })?;
         let db = Connection::open(path).map_err(failed("cannot be opened"))?;
         db.pragma_update(None, "journal_mode", "wal").map_err(failed("journal mode"))?;
         db.pragma_update(None, "synchronous", "full").map_err(failed("synchronous mode"))?;
@@ -160,6 +168,20 @@ impl Catalog {
             .map(drop)
             .map_err(failed("a volume"))
     }
+}
+
+/// It holds CHAP secrets: its files are the gateway's user's alone. What the database makes beside it has its mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        match fs::set_permissions(&name, Permissions::from_mode(0o600)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn bucket_is_new(db: &Connection, name: &str) -> Result<()> {

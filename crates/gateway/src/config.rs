@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, Result};
+use scsi::iscsi::Discovery;
 use serde::{Deserialize, Deserializer};
+
+use crate::target::{Access, ChapUser};
 
 /// The bootstrap file. Unknown keys are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -63,6 +66,29 @@ pub struct IscsiConfig {
     pub prefix: String,
     /// Threads for connections; 0 means one for each processor.
     pub threads: usize,
+    /// A file with lines `user:secret`: who may ask which targets there are. Without it everybody may.
+    pub discovery_chap_file: Option<PathBuf>,
+    /// A file with one line `user:secret`: how the gateway proves itself to those (mutual CHAP).
+    pub discovery_mutual_file: Option<PathBuf>,
+}
+
+impl IscsiConfig {
+    /// Who may ask which targets there are. It reads the files.
+    pub(crate) fn discovery(&self) -> Result<Discovery> {
+        let read = |key: &str, file: &Option<PathBuf>| match file {
+            None => Ok(Vec::new()),
+            Some(file) => ChapUser::read_file(file).map_err(|e| e.within(format!("[iscsi] {key}"))),
+        };
+        let chap = read("discovery_chap_file", &self.discovery_chap_file)?;
+        let mut mutual = read("discovery_mutual_file", &self.discovery_mutual_file)?;
+        if mutual.len() > 1 {
+            return Err(Error::invalid("[iscsi] discovery_mutual_file: it must have one line user:secret"));
+        }
+        let access = Access { chap, mutual: mutual.pop(), ..Access::default() };
+        let authentication = access.authentication();
+        let authentication = authentication.map_err(|e| e.within("[iscsi] CHAP of the discovery"))?;
+        Ok(Discovery { authentication, ..Discovery::default() })
+    }
 }
 
 impl Default for IscsiConfig {
@@ -71,6 +97,8 @@ impl Default for IscsiConfig {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 3260))],
             prefix: "iqn.2026-11.org.tidegate".into(),
             threads: 0,
+            discovery_chap_file: None,
+            discovery_mutual_file: None,
         }
     }
 }

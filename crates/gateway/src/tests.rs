@@ -1,6 +1,7 @@
 //! Tests of the gateway: its configuration, the life of volumes, and two gateways that want the same one (A4; B03, X06).
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use local::{OsEntropy, SystemClock, TokioSpawn};
 mod leaving;
 mod trouble;
 
-use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
+use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, IscsiConfig, OpenFork, Seams};
 
 /// A directory that goes away with the test.
 struct Scratch(PathBuf);
@@ -147,6 +148,64 @@ fn configuration_is_checked() {
         assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert!(refused.to_string().contains(names), "{wrong}: {refused}");
     }
+}
+
+#[test]
+fn secrets_of_the_discovery_are_read_from_files() {
+    let scratch = Scratch::new("discovery");
+    let file = |name: &str, text: &str| {
+        let path = scratch.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let chap = file("chap", "\nalice:a secret of length\n\nbob:another: of length\n");
+    let own = file("own", "gateway:its very own secret\n");
+    let discovery = |chap: Option<&PathBuf>, mutual: Option<&PathBuf>| {
+        let (discovery_chap_file, discovery_mutual_file) = (chap.cloned(), mutual.cloned());
+        IscsiConfig { discovery_chap_file, discovery_mutual_file, ..IscsiConfig::default() }.discovery()
+    };
+    assert!(!discovery(None, None).unwrap().authentication.is_required());
+    for mutual in [None, Some(&own)] {
+        assert!(discovery(Some(&chap), mutual).unwrap().authentication.is_required());
+    }
+    let (absent, empty) = (scratch.0.join("absent"), file("empty", "\n"));
+    let (plain, short) = (file("plain", "no-colon"), file("short", "alice:short"));
+    for (chap, mutual, says) in [
+        (Some(&absent), None, "discovery_chap_file: cannot read"),
+        (Some(&empty), None, "has no line user:secret"),
+        (Some(&plain), None, "written as user:secret"),
+        (Some(&short), None, "12"),
+        (None, Some(&own), "needs CHAP users"),
+        (Some(&own), Some(&own), "choose different ones"),
+        (Some(&own), Some(&chap), "one line"),
+    ] {
+        let refused = discovery(chap, mutual).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains(says), "{says}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_could_read_is_shut_at_the_start() {
+    let scratch = Scratch::new("private");
+    let (data, disk) = (scratch.0.join("one/data"), scratch.0.join("one/ssd"));
+    let set = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let others = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    for dir in [&data, &disk] {
+        std::fs::create_dir_all(dir).unwrap();
+        set(dir, 0o755);
+    }
+    let catalog = data.join("catalog.db");
+    std::fs::write(&catalog, "").unwrap();
+    set(&catalog, 0o644);
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    for path in [&data, &disk, &catalog, &data.join("catalog.db-wal"), &data.join("catalog.db-shm")] {
+        assert_eq!(others(path), 0, "{}", path.display());
+    }
+    one.stop(|_| ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
