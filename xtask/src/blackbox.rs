@@ -27,6 +27,8 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "CHAP: who guesses waits, and the log says so (X03)", run: guesses },
     Scenario { name: "CHAP: discovery without credentials is refused (B03)", run: discovery_chap },
     Scenario { name: "demo: what it leaves is its user's alone", run: private },
+    Scenario { name: "serve: what listens everywhere is shown with an address that works", run: everywhere },
+    Scenario { name: "demo: goes on without its cache disk when told to", run: cache_lost },
     Scenario { name: "log and output that nobody takes are lost, and nothing else is", run: unheard },
 ];
 
@@ -245,6 +247,49 @@ fn private(dir: &Path) -> Result {
     if files < 8 {
         return Err(format!("only {files} files were found").into());
     }
+    demo.stop()
+}
+
+fn everywhere(dir: &Path) -> Result {
+    for (n, host) in ["0.0.0.0", "[::]"].into_iter().enumerate() {
+        if std::net::TcpListener::bind(format!("{host}:0")).is_err() {
+            println!("     (this machine has no IPv6: left out)");
+            continue;
+        }
+        let dir = dir.join(n.to_string());
+        std::fs::create_dir(&dir)?;
+        let mut serve = Serve::with(&dir, &Layout { host, ..Layout::default() })?;
+        serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+        let shown = serve.tell(&["volume", "create", "one", "--size", "64MiB"])?;
+        let url = shown.lines().find(|line| line.starts_with("iscsi://")).ok_or("no URL is shown")?;
+        if url.contains(&serve.portal()) {
+            return Err(format!("{url} is nobody's address").into());
+        }
+        expect(&told("iscsi-inq", &[url])?, "Vendor:TIDEGATE")?;
+        serve.stop()?;
+    }
+    Ok(())
+}
+
+/// The whole cache disk goes, then the journal alone, as the advice about a damaged one says; each time everything is in the bucket.
+fn cache_lost(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "64MiB", None)?;
+    let mut writer = soak::Writer::new(dir, 23)?;
+    for lost in ["cache", "cache/journal"] {
+        writer.write_for(demo.url(), Duration::from_secs(1))?;
+        demo.drained()?;
+        demo.kill()?;
+        std::fs::remove_dir_all(demo.data().join(lost))?;
+        let said = demo.refused()?;
+        let words = format!("tidegate demo --data {} --accept-loss ", demo.data().display());
+        expect(&said, &words)?;
+        let epoch = said.split(&words).nth(1).and_then(|rest| rest.split_whitespace().next());
+        demo.again_with(&["--accept-loss", epoch.ok_or("no epoch is named")?])?;
+        writer.verify(demo.url())?;
+    }
+    demo.kill()?;
+    demo.again()?;
+    writer.verify(demo.url())?;
     demo.stop()
 }
 

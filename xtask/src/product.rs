@@ -18,6 +18,7 @@ pub struct Demo {
     size: String,
     bucket: Option<String>,
     output: &'static str,
+    options: Vec<String>,
     starts: u32,
     running: Option<Server>,
     url: String,
@@ -69,10 +70,25 @@ impl Demo {
             size: size.to_owned(),
             bucket,
             output: "",
+            options: Vec::new(),
             starts: 0,
             running: None,
             url: String::new(),
         })
+    }
+
+    /// The same with further options.
+    pub fn again_with(&mut self, options: &[&str]) -> Result {
+        self.options = options.iter().map(|word| word.to_string()).collect();
+        let started = self.again();
+        self.options.clear();
+        started
+    }
+
+    /// Starts it where it is to be refused; gives what it says.
+    pub fn refused(&mut self) -> Result<String> {
+        let mut server = self.launch()?;
+        until("the refusal", START, || Ok(server.check().err().map(|e| e.to_string())))
     }
 
     fn launch(&mut self) -> Result<Server> {
@@ -81,6 +97,7 @@ impl Demo {
         let mut command = Command::new(&self.program);
         command.arg("demo").arg("--data").arg(&self.data).args(["--size", &self.size]);
         command.args(["--iscsi", &format!("127.0.0.1:{}", self.port)]);
+        command.args(&self.options);
         command.args(self.bucket.iter().flat_map(|url| ["--bucket", url]));
         // For a test store that takes any; a real one comes with its own environment.
         if self.bucket.is_some() && std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {

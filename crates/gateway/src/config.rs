@@ -34,6 +34,19 @@ pub struct Config {
     /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.
     #[serde(default = "default_stop", deserialize_with = "duration")]
     pub stop_within: Duration,
+    /// What runs the gateway.
+    #[serde(skip)]
+    pub program: Program,
+}
+
+/// Which program runs the gateway, for advice that its users can follow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Program {
+    /// The daemon, with the verbs of its command line.
+    #[default]
+    Serve,
+    /// A demonstration with one volume, which ends if that does not open.
+    Demo,
 }
 
 /// One cache disk: a directory on it.

@@ -64,6 +64,9 @@ pub struct Demo {
     /// The disk's size, when it is first made.
     #[arg(long, default_value = "10GiB", value_parser = size)]
     pub size: ByteSize,
+    /// Give up what a lost cache disk had not uploaded: its epoch, as the refusal names it.
+    #[arg(long, value_name = "EPOCH")]
+    pub accept_loss: Option<u64>,
 }
 
 /// Who may use a volume.

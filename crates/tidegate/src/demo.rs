@@ -7,12 +7,16 @@ use std::time::Duration;
 
 use api::{SOCKET, Server};
 use base::{ByteSize, Error, ErrorKind, Result};
-use gateway::{Access, Config, CreateVolume, DiskConfig, Gateway, IscsiConfig, UploadConfig, VolumeView};
+use gateway::{
+    Access, AdoptVolume, Config, CreateVolume, DiskConfig, Gateway, IscsiConfig, Program, UploadConfig,
+    VolumeView,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Demo;
 use crate::run::{log_to_stderr, seams, stop, until_stopped};
 use crate::say;
+use crate::show::reachable;
 
 const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
@@ -30,7 +34,7 @@ pub async fn run(wanted: Demo) -> Result<()> {
     let gateway = Gateway::start(config, seams.clone()).await?;
     let _api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
     let bucket = wanted.bucket.clone().unwrap_or_else(|| data.join("bucket").display().to_string());
-    let volume = match prepare(&gateway, &bucket, wanted.size).await {
+    let volume = match prepare(&gateway, &bucket, &wanted).await {
         Ok(volume) => volume,
         Err(e) => {
             // What was begun ends in good order before the reason is told.
@@ -61,11 +65,12 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         upload: UploadConfig::default(),
         memory: gateway::memory::for_dirty_data(),
         stop_within: Duration::from_secs(30),
+        program: Program::Demo,
     }
 }
 
 /// Makes bucket and volume at the first start, waits for the volume at later ones.
-async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<VolumeView> {
+async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
     match gateway.buckets().first() {
         None => drop(gateway.add_bucket(BUCKET, url).await?),
         Some(known) if known.url != url.split('?').next().unwrap_or_default() => {
@@ -79,7 +84,7 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
     if gateway.volumes().is_empty() {
         let wanted = CreateVolume {
             name: VOLUME.into(),
-            size: size.0,
+            size: demo.size.0,
             bucket: None,
             disk: None,
             block_size: None,
@@ -96,6 +101,12 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
                 say::err(&format!("the disk waits for its bucket: {why}\n"));
                 tokio::time::sleep(Duration::from_secs(5)).await;
             }
+            ("refused", _) if demo.accept_loss.is_some() => {
+                let (name, image) = (VOLUME.into(), volume.image);
+                let (accept_loss, access) = (demo.accept_loss, Access::default());
+                let wanted = AdoptVolume { name, image, bucket: None, disk: None, accept_loss, access };
+                return gateway.adopt_volume(wanted).await;
+            }
             (state, why) => {
                 let why = why.as_deref().unwrap_or("no reason is known");
                 return Err(Error::new(ErrorKind::Unavailable, format!("the disk is {state}: {why}")));
@@ -104,15 +115,21 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
     }
 }
 
-fn greeting(data: &str, bucket: &str, volume: &VolumeView, portal: SocketAddr) -> String {
+fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {
     let target = &volume.target;
+    let portal = reachable(listen);
+    let all = if portal == listen {
+        String::new()
+    } else {
+        format!(" (and this machine's other addresses: {listen})")
+    };
     format!(
         "Tidegate serves a disk of {size}.
 
   bucket      {bucket}
   cache disk  {data}/cache
   target      {target}
-  portal      {portal}
+  portal      {portal}{all}
 
 URL for libiscsi and QEMU:
 iscsi://{portal}/{target}/{lun}
