@@ -54,9 +54,12 @@ impl Demo {
         let mut server = demo.launch()?;
         demo.url = until("the disk", START, || {
             server.check()?;
-            let target =
-                demo.status().ok().and_then(|s| Some(s["volumes"][0]["target"].as_str()?.to_owned()));
-            Ok(target.map(|target| format!("iscsi://{}/{target}/0", demo.portal())))
+            let disk = demo.status().unwrap_or_default()["volumes"][0].take();
+            let open = disk["state"] == "open";
+            Ok(disk["target"]
+                .as_str()
+                .filter(|_| open)
+                .map(|name| format!("iscsi://{}/{name}/0", demo.portal())))
         })?;
         demo.running = Some(server);
         Ok(demo)
