@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-use base::{ByteSize, Error, ErrorKind, GatewayId, ImageId, Result};
+use base::{ByteSize, Error, ErrorKind, GatewayId, ImageId, JournalId, Result};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -36,6 +36,7 @@ pub(crate) struct VolumeRow {
 
 const SCHEMA: &str = "
     create table if not exists gateway (id text not null);
+    create table if not exists disk (name text primary key, journal text not null);
     create table if not exists bucket (name text primary key, url text not null);
     create table if not exists volume (
         name text primary key, image text not null unique, bucket text not null references bucket(name),
@@ -73,6 +74,22 @@ impl Catalog {
             }
         };
         Ok((Catalog(Mutex::new(db)), id))
+    }
+
+    /// The journal that a cache disk had when it was last opened.
+    pub fn journal(&self, disk: &str) -> Result<Option<JournalId>> {
+        let db = self.0.lock();
+        let known = db.query_row("select journal from disk where name = ?1", [disk], |row| row.get(0));
+        let known: Option<String> = known.optional().map_err(failed("cache disks"))?;
+        known.map(|id| id.parse()).transpose()
+    }
+
+    pub fn set_journal(&self, disk: &str, journal: JournalId) -> Result<()> {
+        let set = self
+            .0
+            .lock()
+            .execute("insert or replace into disk values (?1, ?2)", params![disk, journal.to_string()]);
+        set.map(drop).map_err(failed("a cache disk's journal"))
     }
 
     pub fn buckets(&self) -> Result<Vec<BucketRow>> {

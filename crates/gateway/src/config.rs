@@ -37,6 +37,9 @@ pub struct Config {
     /// What runs the gateway.
     #[serde(skip)]
     pub program: Program,
+    /// Cache disks that were lost: a directory without their journal is taken for a new one.
+    #[serde(skip)]
+    pub new_disks: Vec<String>,
 }
 
 /// Which program runs the gateway, for advice that its users can follow.
@@ -200,6 +203,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether a cache disk begins anew if its journal is not there. A demonstration's lies beside the catalog and is not mounted.
+    pub(crate) fn may_be_new(&self, disk: &DiskConfig) -> bool {
+        self.program == Program::Demo || self.new_disks.contains(&disk.name)
+    }
+
     /// Whether it makes sense.
     pub fn check(&self) -> Result<()> {
         if !is_name(&self.name) {
@@ -225,6 +233,11 @@ impl Config {
                     disk.journal.to_string()
                 )));
             }
+        }
+        if let Some(name) = self.new_disks.iter().find(|name| self.disks.iter().all(|d| d.name != **name)) {
+            return Err(Error::invalid(format!(
+                "--new-disk {name}: the configuration has no [[disk]] of that name"
+            )));
         }
         if self.upload.parallel == 0
             || self.upload.segment < ByteSize::mib(1)

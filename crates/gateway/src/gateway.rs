@@ -105,9 +105,11 @@ impl Gateway {
         let mut disks = BTreeMap::new();
         for disk in &config.disks {
             make_directory(&disk.path)?;
-            let opened = CacheDisk::open(disk, &seams)
+            let known = if config.may_be_new(disk) { None } else { catalog.journal(&disk.name)? };
+            let opened = CacheDisk::open(disk, &seams, known)
                 .await
                 .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
+            catalog.set_journal(&disk.name, opened.journal.id())?;
             disks.insert(disk.name.clone(), Arc::new(opened));
         }
         let events = EventLog::new(seams.clock.clone());

@@ -70,15 +70,19 @@ fn seams() -> Seams {
 }
 
 async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
+    start(config(home, name, age)).await.unwrap()
+}
+
+async fn start(config: Config) -> base::Result<Arc<Gateway>> {
     let seams = seams();
     // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
     for _ in 0..100 {
-        match Gateway::start(config(home, name, age), seams.clone()).await {
+        match Gateway::start(config.clone(), seams.clone()).await {
             Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
-            started => return started.unwrap(),
+            started => return started,
         }
     }
-    panic!("the directory of {name} did not come free");
+    panic!("the directory of {} did not come free", config.name);
 }
 
 fn wanted(name: &str, size: ByteSize) -> CreateVolume {
@@ -319,6 +323,47 @@ async fn a_data_directory_is_one_gateways() {
     let second = Gateway::start(config(&scratch.0, "one", "1 h"), seams()).await.map(drop).unwrap_err();
     assert_eq!(second.kind(), ErrorKind::Busy, "{second}");
     first.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_disk_that_is_not_mounted_is_no_new_one() {
+    let scratch = Scratch::new("unmounted");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 0, 1).await;
+    one.drain_volume("vol1").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let (disk, away) = (scratch.0.join("one/ssd"), scratch.0.join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let start = async |new_disks: &[&str]| {
+        let new_disks = new_disks.iter().map(|name| name.to_string()).collect();
+        start(Config { new_disks, ..config(&scratch.0, "one", "1 h") }).await
+    };
+    // However often it is tried: nothing is made that would be taken for the disk.
+    for _ in 0..2 {
+        let refused = start(&[]).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("mounted?") && text.contains("--new-disk ssd"), "{text}");
+    }
+    assert_eq!(start(&["nvme"]).await.map(drop).unwrap_err().kind(), ErrorKind::Invalid);
+    std::fs::rename(&disk, scratch.0.join("nothing")).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    // Lost for good, and from then on the new one is the disk. The volume was closed: nothing of it was there only.
+    std::fs::rename(&disk, &away).unwrap();
+    start(&["ssd"]).await.unwrap().stop(|_| ()).await.unwrap();
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(byte(&one, "vol1", 0).await, 1);
+    one.stop(|_| ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

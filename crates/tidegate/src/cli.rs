@@ -28,6 +28,9 @@ pub enum Command {
         /// The configuration file.
         #[arg(long, default_value = "tidegate.toml")]
         config: PathBuf,
+        /// A cache disk that is lost for good: an empty directory may take its place. For one start; may be given again.
+        #[arg(long, value_name = "NAME")]
+        new_disk: Vec<String>,
     },
     /// Volumes: disks in buckets.
     Volume {

@@ -66,6 +66,7 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         memory: gateway::memory::for_dirty_data(),
         stop_within: Duration::from_secs(30),
         program: Program::Demo,
+        new_disks: Vec::new(),
     }
 }
 

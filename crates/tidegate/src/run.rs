@@ -32,7 +32,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     runtime.block_on(async {
         match arguments.command {
             Command::Demo(wanted) => demo::run(wanted).await,
-            Command::Serve { config } => serve(Config::load(&config)?).await,
+            Command::Serve { config, new_disk } => {
+                serve(Config { new_disks: new_disk, ..Config::load(&config)? }).await
+            }
             Command::Volume { verb } => volume(&Client::new(&socket), verb).await,
             Command::Bucket { verb } => bucket(&Client::new(&socket), verb).await,
             Command::Status { json } => {

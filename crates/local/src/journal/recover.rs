@@ -111,6 +111,15 @@ pub(super) async fn open(
     Ok((shared, start, recovery))
 }
 
+/// Which journal is on a disk, if there is one. `Corrupt` if it does not say.
+pub(super) async fn find(disk: &dyn Disk) -> Result<Option<JournalId>> {
+    match disk.open(IDENTITY).await {
+        Ok(file) => Ok(Some(Identity::decode(&file.read(0, BLOCK as usize).await?)?.journal)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
 /// Reads the journal's identity, or gives it one.
 async fn identity(
     disk: &dyn Disk,
