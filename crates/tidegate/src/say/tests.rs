@@ -2,8 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
 
-use super::offer;
+use super::{end_on_panic, offer};
 
 #[test]
 fn what_is_taken_arrives_whole() {
@@ -27,4 +29,29 @@ fn what_is_not_taken_is_lost_without_harm() {
     }
     drop(reader);
     offer(&writer, b"line");
+}
+
+/// In the process of its own that the test below starts.
+const CHILD: &str = "TIDEGATE_TEST_PANIC";
+
+#[test]
+fn a_panic_in_any_thread_ends_the_process() {
+    if std::env::var_os(CHILD).is_some() {
+        end_on_panic();
+        let thread = std::thread::Builder::new().name("worker".into());
+        let _ = thread.spawn(|| panic!("something is wrong")).unwrap().join();
+        return;
+    }
+    let run = |stderr: Stdio| {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "say::tests::a_panic_in_any_thread_ends_the_process"]).env(CHILD, "1");
+        command.stdout(Stdio::null()).stderr(stderr).spawn().unwrap().wait_with_output().unwrap()
+    };
+    let heard = run(Stdio::piped());
+    let said = String::from_utf8_lossy(&heard.stderr);
+    assert!(said.contains("in thread worker") && said.contains("something is wrong"), "{said}");
+    let unheard = run(File::options().write(true).open("/dev/full").unwrap().into());
+    for status in [heard.status, unheard.status] {
+        assert_eq!(status.signal(), Some(rustix::process::Signal::ABORT.as_raw()), "{status}");
+    }
 }
