@@ -54,7 +54,8 @@ impl Demo {
         let mut server = demo.launch()?;
         demo.url = until("the disk", START, || {
             server.check()?;
-            let disk = demo.status().unwrap_or_default()["volumes"][0].take();
+            let status = demo.status().unwrap_or_default();
+            let disk = &status["volumes"][0];
             let open = disk["state"] == "open";
             Ok(disk["target"]
                 .as_str()
