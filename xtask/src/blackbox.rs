@@ -1,5 +1,6 @@
 //! The product as its users meet it: the release binary, real initiators, and a kill in between.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -24,6 +25,11 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "two gateways: taken over while it slept (A4)", run: taken_over },
     Scenario { name: "libiscsi over IPv6: discovery, login, data", run: over_ipv6 },
     Scenario { name: "CHAP: who guesses waits, and the log says so (X03)", run: guesses },
+    Scenario { name: "CHAP: discovery without credentials is refused (B03)", run: discovery_chap },
+    Scenario { name: "demo: what it leaves is its user's alone", run: private },
+    Scenario { name: "serve: what listens everywhere is shown with an address that works", run: everywhere },
+    Scenario { name: "demo: goes on without its cache disk when told to", run: cache_lost },
+    Scenario { name: "log and output that nobody takes are lost, and nothing else is", run: unheard },
 ];
 
 /// What needs the Linux guest.
@@ -198,6 +204,123 @@ fn guesses(dir: &Path) -> Result {
         return Err(format!("the guesses are not told of once: {events}").into());
     }
     serve.stop()
+}
+
+fn discovery_chap(dir: &Path) -> Result {
+    let (users, own) = (dir.join("users"), dir.join("own"));
+    std::fs::write(&users, "operator:the-right-secret\n")?;
+    std::fs::write(&own, "gateway:its-very-own-secret\n")?;
+    let more = format!("discovery_chap_file = {users:?}\ndiscovery_mutual_file = {own:?}");
+    let mut serve = Serve::with(dir, &Layout { more: &more, ..Layout::default() })?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    serve.tell(&["volume", "create", "seen", "--size", "64MiB"])?;
+    let list = |user: &str| told("iscsi-ls", &[&format!("iscsi://{user}{}", serve.portal())]);
+    for user in ["", "operator%not-the-right-one@", "nobody%the-right-secret@"] {
+        if let Ok(text) = list(user) {
+            return Err(format!("discovery as {user:?} was not refused: {text}").into());
+        }
+    }
+    expect(&list("operator%the-right-secret@")?, &Serve::target("seen"))?;
+    serve.stop()
+}
+
+fn private(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "64MiB", None)?;
+    soak::Writer::new(dir, 19)?.write_for(demo.url(), Duration::from_secs(1))?;
+    demo.drained()?;
+    let mut left = vec![demo.data().to_owned()];
+    let mut files = 0;
+    while let Some(path) = left.pop() {
+        let found = std::fs::symlink_metadata(&path)?;
+        let mode = found.permissions().mode() & 0o777;
+        if found.is_dir() {
+            left.extend(
+                std::fs::read_dir(&path)?.collect::<std::io::Result<Vec<_>>>()?.iter().map(|e| e.path()),
+            );
+        }
+        files += u32::from(found.is_file());
+        if mode != if found.is_dir() { 0o700 } else { 0o600 } {
+            return Err(format!("{} has mode {mode:o}", path.display()).into());
+        }
+    }
+    // Catalog, journal, cache and objects, at least.
+    if files < 8 {
+        return Err(format!("only {files} files were found").into());
+    }
+    demo.stop()
+}
+
+fn everywhere(dir: &Path) -> Result {
+    for (n, host) in ["0.0.0.0", "[::]"].into_iter().enumerate() {
+        if std::net::TcpListener::bind(format!("{host}:0")).is_err() {
+            println!("     (this machine has no IPv6: left out)");
+            continue;
+        }
+        let dir = dir.join(n.to_string());
+        std::fs::create_dir(&dir)?;
+        let mut serve = Serve::with(&dir, &Layout { host, ..Layout::default() })?;
+        serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+        let shown = serve.tell(&["volume", "create", "one", "--size", "64MiB"])?;
+        let url = shown.lines().find(|line| line.starts_with("iscsi://")).ok_or("no URL is shown")?;
+        if url.contains(&serve.portal()) {
+            return Err(format!("{url} is nobody's address").into());
+        }
+        expect(&told("iscsi-inq", &[url])?, "Vendor:TIDEGATE")?;
+        serve.stop()?;
+    }
+    Ok(())
+}
+
+/// The whole cache disk goes, then the journal alone, as the advice about a damaged one says; each time everything is in the bucket.
+fn cache_lost(dir: &Path) -> Result {
+    let mut demo = Demo::start(dir, "64MiB", None)?;
+    let mut writer = soak::Writer::new(dir, 23)?;
+    for lost in ["cache", "cache/journal"] {
+        writer.write_for(demo.url(), Duration::from_secs(1))?;
+        demo.drained()?;
+        demo.kill()?;
+        std::fs::remove_dir_all(demo.data().join(lost))?;
+        let said = demo.refused()?;
+        let words = format!("tidegate demo --data {} --accept-loss ", demo.data().display());
+        expect(&said, &words)?;
+        let epoch = said.split(&words).nth(1).and_then(|rest| rest.split_whitespace().next());
+        demo.again_with(&["--accept-loss", epoch.ok_or("no epoch is named")?])?;
+        writer.verify(demo.url())?;
+    }
+    demo.kill()?;
+    demo.again()?;
+    writer.verify(demo.url())?;
+    demo.stop()
+}
+
+/// Whatever stdout and stderr lead to fills up or goes away.
+fn unheard(dir: &Path) -> Result {
+    for (n, output) in [">/dev/full 2>&1", "> >(head -n 1 >/dev/null) 2>&1"].into_iter().enumerate() {
+        let dir = dir.join(n.to_string());
+        std::fs::create_dir(&dir)?;
+        let mut serve = Serve::with(&dir, &Layout { output, ..Layout::default() })?;
+        serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+        serve.tell(&["volume", "create", "shut", "--size", "64MiB", "--chap", "user:the-right-secret"])?;
+        let login = |secret: &str| {
+            told("iscsi-inq", &[&serve.url("shut").replace("//", &format!("//user%{secret}@"))])
+        };
+        // A line of the log for each of them, on each of the threads.
+        for _ in 0..2 {
+            if let Ok(text) = login("not-the-right-one") {
+                return Err(format!("a wrong secret let somebody in: {text}").into());
+            }
+        }
+        for _ in 0..8 {
+            expect(&login("the-right-secret")?, "Vendor:TIDEGATE")?;
+        }
+        serve.stop()?;
+        let mut demo = Demo::heard_by(output, &dir, "64MiB")?;
+        let mut writer = soak::Writer::new(&dir, 17)?;
+        writer.write_for(demo.url(), Duration::from_secs(1))?;
+        writer.verify(demo.url())?;
+        demo.stop()?;
+    }
+    Ok(())
 }
 
 /// The guest's words for a portal and a target, before a script that uses them.

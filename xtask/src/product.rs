@@ -17,26 +17,82 @@ pub struct Demo {
     port: u16,
     size: String,
     bucket: Option<String>,
+    output: &'static str,
+    options: Vec<String>,
     starts: u32,
     running: Option<Server>,
     url: String,
 }
 
+/// A command whose output goes elsewhere than to its log, as the shell writes it; as it stands, if nothing is said.
+fn redirected(command: Command, output: &str) -> Command {
+    if output.is_empty() {
+        return command;
+    }
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-c", &format!("exec \"$0\" \"$@\" {output}")])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (name, value) in command.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    shell
+}
+
 impl Demo {
     /// A demo in `dir`, started.
     pub fn start(dir: &Path, size: &str, bucket: Option<String>) -> Result<Demo> {
-        let mut demo = Demo {
+        let mut demo = Demo::prepared(dir, size, bucket)?;
+        demo.again()?;
+        Ok(demo)
+    }
+
+    /// One whose output goes elsewhere, as the shell writes it, started.
+    pub fn heard_by(output: &'static str, dir: &Path, size: &str) -> Result<Demo> {
+        let mut demo = Demo { output, ..Demo::prepared(dir, size, None)? };
+        let mut server = demo.launch()?;
+        demo.url = until("the disk", START, || {
+            server.check()?;
+            let status = demo.status().unwrap_or_default();
+            let disk = &status["volumes"][0];
+            let open = disk["state"] == "open";
+            Ok(disk["target"]
+                .as_str()
+                .filter(|_| open)
+                .map(|name| format!("iscsi://{}/{name}/0", demo.portal())))
+        })?;
+        demo.running = Some(server);
+        Ok(demo)
+    }
+
+    fn prepared(dir: &Path, size: &str, bucket: Option<String>) -> Result<Demo> {
+        Ok(Demo {
             program: setup::product()?,
             data: dir.join("demo"),
             port: free_port()?,
             size: size.to_owned(),
             bucket,
+            output: "",
+            options: Vec::new(),
             starts: 0,
             running: None,
             url: String::new(),
-        };
-        demo.again()?;
-        Ok(demo)
+        })
+    }
+
+    /// The same with further options.
+    pub fn again_with(&mut self, options: &[&str]) -> Result {
+        self.options = options.iter().map(|word| word.to_string()).collect();
+        let started = self.again();
+        self.options.clear();
+        started
+    }
+
+    /// Starts it where it is to be refused; gives what it says.
+    pub fn refused(&mut self) -> Result<String> {
+        let mut server = self.launch()?;
+        until("the refusal", START, || Ok(server.check().err().map(|e| e.to_string())))
     }
 
     fn launch(&mut self) -> Result<Server> {
@@ -45,12 +101,13 @@ impl Demo {
         let mut command = Command::new(&self.program);
         command.arg("demo").arg("--data").arg(&self.data).args(["--size", &self.size]);
         command.args(["--iscsi", &format!("127.0.0.1:{}", self.port)]);
+        command.args(&self.options);
         command.args(self.bucket.iter().flat_map(|url| ["--bucket", url]));
         // For a test store that takes any; a real one comes with its own environment.
         if self.bucket.is_some() && std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
-        Server::start(&command, log)
+        Server::start(&redirected(command, self.output), log)
     }
 
     /// Starts it again after [`Demo::kill`] or [`Demo::stop`].
@@ -151,13 +208,15 @@ pub struct Layout<'a> {
     pub host: &'a str,
     /// Lines of its cache disk.
     pub disk: &'a str,
-    /// Tables behind all others.
+    /// Lines behind all others.
     pub more: &'a str,
+    /// Where its output goes, as the shell writes it; to its log, if nothing is said.
+    pub output: &'static str,
 }
 
 impl Default for Layout<'_> {
     fn default() -> Self {
-        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "" }
+        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "", output: "" }
     }
 }
 
@@ -167,6 +226,7 @@ pub struct Serve {
     config: PathBuf,
     data: PathBuf,
     portal: String,
+    output: &'static str,
     starts: u32,
     running: Option<Server>,
 }
@@ -180,14 +240,15 @@ impl Serve {
     /// One that is laid out in another way, started.
     pub fn with(dir: &Path, layout: &Layout<'_>) -> Result<Serve> {
         let (data, config, cache) = (dir.join("gateway"), dir.join("tidegate.toml"), dir.join("cache"));
-        let Layout { host, disk, more } = layout;
+        let Layout { host, disk, more, output } = layout;
         let portal = format!("{host}:{}", free_port()?);
         let text = format!(
             "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\n{disk}\n\
              [iscsi]\nlisten = [\"{portal}\"]\n{more}\n"
         );
         std::fs::write(&config, text)?;
-        let mut serve = Serve { program: setup::product()?, config, data, portal, starts: 0, running: None };
+        let program = setup::product()?;
+        let mut serve = Serve { program, config, data, portal, output, starts: 0, running: None };
         serve.again()?;
         Ok(serve)
     }
@@ -202,7 +263,8 @@ impl Serve {
         if std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
-        let mut server = Server::start(&command, self.config.with_extension(format!("{}.log", self.starts)))?;
+        let log = self.config.with_extension(format!("{}.log", self.starts));
+        let mut server = Server::start(&redirected(command, self.output), log)?;
         until("the gateway's answer", START, || {
             server.check()?;
             Ok(self.tell(&["status", "--json"]).ok())

@@ -1,6 +1,9 @@
 //! What users want: buckets, volumes and who may use them, in one small database.
 
 use std::collections::BTreeMap;
+use std::fs::{self, File, Permissions};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use base::{ByteSize, Epoch, Error, ErrorKind, GatewayId, ImageId, JournalId, Result};
@@ -37,6 +40,7 @@ pub(crate) type Settled = BTreeMap<(JournalId, ImageId), Epoch>;
 
 const SCHEMA: &str = "
     create table if not exists gateway (id text not null);
+    create table if not exists disk (name text primary key, journal text not null);
     create table if not exists bucket (name text primary key, url text not null);
     create table if not exists volume (
         name text primary key, image text not null unique, bucket text not null references bucket(name),
@@ -53,6 +57,11 @@ fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
 impl Catalog {
     /// Opens it, or makes it with a new gateway id.
     pub fn open(path: &Path, new_id: GatewayId) -> Result<(Catalog, GatewayId)> {
+        make_private(path).map_err(|e| {
+            let text =
+                format!("{} cannot be kept from other users: give it to the gateway's", path.display());
+            Error::caused(ErrorKind::Denied, text, e)
+        })?;
         let db = Connection::open(path).map_err(failed("cannot be opened"))?;
         db.pragma_update(None, "journal_mode", "wal").map_err(failed("journal mode"))?;
         db.pragma_update(None, "synchronous", "full").map_err(failed("synchronous mode"))?;
@@ -71,6 +80,22 @@ impl Catalog {
             }
         };
         Ok((Catalog(Mutex::new(db)), id))
+    }
+
+    /// The journal that a cache disk had when it was last opened.
+    pub fn journal(&self, disk: &str) -> Result<Option<JournalId>> {
+        let db = self.0.lock();
+        let known = db.query_row("select journal from disk where name = ?1", [disk], |row| row.get(0));
+        let known: Option<String> = known.optional().map_err(failed("cache disks"))?;
+        known.map(|id| id.parse()).transpose()
+    }
+
+    pub fn set_journal(&self, disk: &str, journal: JournalId) -> Result<()> {
+        let set = self
+            .0
+            .lock()
+            .execute("insert or replace into disk values (?1, ?2)", params![disk, journal.to_string()]);
+        set.map(drop).map_err(failed("a cache disk's journal"))
     }
 
     pub fn buckets(&self) -> Result<Vec<BucketRow>> {
@@ -202,6 +227,20 @@ fn settle(db: &Connection, settled: &Settled) -> Result<()> {
             params![journal.to_string(), image.to_string(), epoch],
         )
         .map_err(failed("what is settled"))?;
+    }
+    Ok(())
+}
+
+/// It holds CHAP secrets: its files are the gateway's user's alone. What the database makes beside it has its mode.
+fn make_private(path: &Path) -> io::Result<()> {
+    File::options().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    for beside in ["", "-wal", "-shm"] {
+        let mut name = path.as_os_str().to_owned();
+        name.push(beside);
+        match fs::set_permissions(&name, Permissions::from_mode(0o600)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
     }
     Ok(())
 }

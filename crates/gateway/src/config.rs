@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, Result};
+use scsi::iscsi::Discovery;
 use serde::{Deserialize, Deserializer};
+
+use crate::target::{Access, ChapUser};
 
 /// The bootstrap file. Unknown keys are refused.
 #[derive(Debug, Clone, Deserialize)]
@@ -31,6 +34,22 @@ pub struct Config {
     /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.
     #[serde(default = "default_stop", deserialize_with = "duration")]
     pub stop_within: Duration,
+    /// What runs the gateway.
+    #[serde(skip)]
+    pub program: Program,
+    /// Cache disks that were lost: a directory without their journal is taken for a new one.
+    #[serde(skip)]
+    pub new_disks: Vec<String>,
+}
+
+/// Which program runs the gateway, for advice that its users can follow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Program {
+    /// The daemon, with the verbs of its command line.
+    #[default]
+    Serve,
+    /// A demonstration with one volume, which ends if that does not open.
+    Demo,
 }
 
 /// One cache disk: a directory on it.
@@ -63,6 +82,29 @@ pub struct IscsiConfig {
     pub prefix: String,
     /// Threads for connections; 0 means one for each processor.
     pub threads: usize,
+    /// A file with lines `user:secret`: who may ask which targets there are. Without it everybody may.
+    pub discovery_chap_file: Option<PathBuf>,
+    /// A file with one line `user:secret`: how the gateway proves itself to those (mutual CHAP).
+    pub discovery_mutual_file: Option<PathBuf>,
+}
+
+impl IscsiConfig {
+    /// Who may ask which targets there are. It reads the files.
+    pub(crate) fn discovery(&self) -> Result<Discovery> {
+        let read = |key: &str, file: &Option<PathBuf>| match file {
+            None => Ok(Vec::new()),
+            Some(file) => ChapUser::read_file(file).map_err(|e| e.within(format!("[iscsi] {key}"))),
+        };
+        let chap = read("discovery_chap_file", &self.discovery_chap_file)?;
+        let mut mutual = read("discovery_mutual_file", &self.discovery_mutual_file)?;
+        if mutual.len() > 1 {
+            return Err(Error::invalid("[iscsi] discovery_mutual_file: it must have one line user:secret"));
+        }
+        let access = Access { chap, mutual: mutual.pop(), ..Access::default() };
+        let authentication = access.authentication();
+        let authentication = authentication.map_err(|e| e.within("[iscsi] CHAP of the discovery"))?;
+        Ok(Discovery { authentication, ..Discovery::default() })
+    }
 }
 
 impl Default for IscsiConfig {
@@ -71,6 +113,8 @@ impl Default for IscsiConfig {
             listen: vec![SocketAddr::from(([0, 0, 0, 0], 3260))],
             prefix: "iqn.2026-11.org.tidegate".into(),
             threads: 0,
+            discovery_chap_file: None,
+            discovery_mutual_file: None,
         }
     }
 }
@@ -159,6 +203,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Whether a cache disk begins anew if its journal is not there. A demonstration's lies beside the catalog and is not mounted.
+    pub(crate) fn may_be_new(&self, disk: &DiskConfig) -> bool {
+        self.program == Program::Demo || self.new_disks.contains(&disk.name)
+    }
+
     /// Whether it makes sense.
     pub fn check(&self) -> Result<()> {
         if !is_name(&self.name) {
@@ -184,6 +233,11 @@ impl Config {
                     disk.journal.to_string()
                 )));
             }
+        }
+        if let Some(name) = self.new_disks.iter().find(|name| self.disks.iter().all(|d| d.name != **name)) {
+            return Err(Error::invalid(format!(
+                "--new-disk {name}: the configuration has no [[disk]] of that name"
+            )));
         }
         if self.upload.parallel == 0
             || self.upload.segment < ByteSize::mib(1)

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use base::{Epoch, ImageId, Result};
+use base::{Epoch, Error, ErrorKind, ImageId, JournalId, Result};
 use local::{Cache, CacheOptions, Disk, Journal, JournalOptions, OsDisk, Recovered, Spool};
 use parking_lot::Mutex;
 
@@ -21,10 +21,33 @@ pub(crate) struct CacheDisk {
     recovered: Mutex<BTreeMap<ImageId, Vec<Recovered>>>,
 }
 
+/// An empty directory is not taken for a used disk: the volumes on it would have to give up what only its journal has.
+fn not_the_disk(config: &DiskConfig, found: Option<JournalId>) -> Error {
+    let (name, path) = (&config.name, config.path.display());
+    let what = match found {
+        None => format!("there is no journal in {path}, and there was one"),
+        Some(other) => format!("in {path} is journal {other}, and there was another"),
+    };
+    Error::new(
+        ErrorKind::Denied,
+        format!(
+            "{what}: is the disk mounted? If it is lost for good, start once with `tidegate serve --new-disk {name}`; the volumes on \
+             it then say how what was not uploaded is given up"
+        ),
+    )
+}
+
 impl CacheDisk {
-    /// Opens it and recovers its journal. `Corrupt` names a file and offset that has rotted.
-    pub async fn open(config: &DiskConfig, seams: &Seams) -> Result<CacheDisk> {
+    /// Opens it and recovers its journal. `Corrupt` names a file and offset that has rotted. `Denied` if it had the journal `known`
+    /// before, and has not now.
+    pub async fn open(config: &DiskConfig, seams: &Seams, known: Option<JournalId>) -> Result<CacheDisk> {
         let disk: Arc<dyn Disk> = OsDisk::open(&config.path)?;
+        // A journal that does not say which it is, is dealt with below.
+        if let (Some(known), Ok(found)) = (known, Journal::find(&*disk).await)
+            && found != Some(known)
+        {
+            return Err(not_the_disk(config, found));
+        }
         let options = JournalOptions { capacity: config.journal.0, ..JournalOptions::default() };
         let (journal, recovery) =
             Journal::open(disk.clone(), options, seams.spawn.clone(), seams.entropy.clone()).await?;

@@ -1,8 +1,9 @@
 //! The gateway: brings up disks, buckets, volumes and the portal, and carries out what its users ask for.
 
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::{File, Permissions, TryLockError};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,13 +105,16 @@ impl Gateway {
         let mut disks = BTreeMap::new();
         for disk in &config.disks {
             make_directory(&disk.path)?;
-            let opened = CacheDisk::open(disk, &seams)
+            let known = if config.may_be_new(disk) { None } else { catalog.journal(&disk.name)? };
+            let opened = CacheDisk::open(disk, &seams, known)
                 .await
                 .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
+            catalog.set_journal(&disk.name, opened.journal.id())?;
             disks.insert(disk.name.clone(), Arc::new(opened));
         }
         let events = EventLog::new(seams.clock.clone());
         let targets = TargetRegistry::new(seams.entropy.clone(), Limits::default());
+        targets.set_discovery(config.iscsi.discovery()?);
         let log = events.clone();
         targets.on_guessing(move |guessing| log.note(Severity::Warning, guessed(guessing)));
         let threads = (config.iscsi.threads > 0).then_some(config.iscsi.threads);
@@ -591,8 +595,18 @@ fn check_size(size: u64, block_size: u32) -> Result<()> {
     Ok(())
 }
 
+/// Makes a directory that is the gateway's, and keeps all others out of it. One that is everybody's, as `/tmp` is, stays so.
 fn make_directory(path: &Path) -> Result<()> {
-    std::fs::create_dir_all(path).map_err(|e| {
-        Error::caused(ErrorKind::Denied, format!("cannot make the directory {}", path.display()), e)
-    })
+    let failed =
+        |e| Error::caused(ErrorKind::Denied, format!("cannot make the directory {}", path.display()), e);
+    std::fs::create_dir_all(path).map_err(failed)?;
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o077 != 0
+        && mode & 0o1000 == 0
+        && let Err(e) = std::fs::set_permissions(path, Permissions::from_mode(0o700))
+    {
+        let path = path.display();
+        tracing::warn!("other users may look into {path} ({e}): give it to the user the gateway runs as");
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ mod target;
 mod view;
 mod volume;
 
-pub use config::{Config, DiskConfig, IscsiConfig, UploadConfig};
+pub use config::{Config, DiskConfig, IscsiConfig, Program, UploadConfig};
 pub use event::EventView;
 pub use fork::OpenFork;
 pub use gateway::{AdoptVolume, CreateVolume, Gateway, Seams};

@@ -1,5 +1,8 @@
 //! Who may use a volume's target.
 
+use std::path::Path;
+use std::str::FromStr;
+
 use base::{Error, ErrorKind, Result};
 use scsi::iscsi::{AllowList, Authentication, Credential, IscsiName, Network, Secret};
 use serde::{Deserialize, Serialize};
@@ -34,7 +37,32 @@ impl std::fmt::Debug for ChapUser {
     }
 }
 
+impl FromStr for ChapUser {
+    type Err = Error;
+
+    /// Reads `user:secret`.
+    fn from_str(text: &str) -> Result<ChapUser> {
+        let (user, secret) = text
+            .split_once(':')
+            .ok_or_else(|| Error::invalid("a CHAP user and its secret are written as user:secret"))?;
+        Ok(ChapUser { user: user.to_owned(), secret: secret.to_owned() })
+    }
+}
+
 impl ChapUser {
+    /// Reads a file with lines `user:secret`. `Invalid` if it has none: an empty file must not let everybody in.
+    pub fn read_file(path: &Path) -> Result<Vec<ChapUser>> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::caused(ErrorKind::Invalid, format!("cannot read {}", path.display()), e))?;
+        let lines = text.lines().filter(|line| !line.trim().is_empty());
+        let users = lines.map(str::parse).collect::<Result<Vec<_>>>();
+        let users = users.map_err(|e| e.within(path.display().to_string()))?;
+        if users.is_empty() {
+            return Err(Error::invalid(format!("{} has no line user:secret: write one", path.display())));
+        }
+        Ok(users)
+    }
+
     fn credential(&self) -> Result<Credential> {
         Credential::new(&self.user, Secret::new(self.secret.as_bytes().to_vec()))
     }

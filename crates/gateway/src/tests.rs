@@ -1,6 +1,7 @@
 //! Tests of the gateway: its configuration, the life of volumes, and two gateways that want the same one (A4; B03, X06).
 #![allow(clippy::unwrap_used)]
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,7 +15,7 @@ mod leaving;
 mod leftover;
 mod trouble;
 
-use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
+use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, IscsiConfig, OpenFork, Seams};
 
 /// A directory that goes away with the test.
 struct Scratch(PathBuf);
@@ -70,15 +71,19 @@ fn seams() -> Seams {
 }
 
 async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
+    start(config(home, name, age)).await.unwrap()
+}
+
+async fn start(config: Config) -> base::Result<Arc<Gateway>> {
     let seams = seams();
     // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
     for _ in 0..100 {
-        match Gateway::start(config(home, name, age), seams.clone()).await {
+        match Gateway::start(config.clone(), seams.clone()).await {
             Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
-            started => return started.unwrap(),
+            started => return started,
         }
     }
-    panic!("the directory of {name} did not come free");
+    panic!("the directory of {} did not come free", config.name);
 }
 
 fn wanted(name: &str, size: ByteSize) -> CreateVolume {
@@ -148,6 +153,64 @@ fn configuration_is_checked() {
         assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert!(refused.to_string().contains(names), "{wrong}: {refused}");
     }
+}
+
+#[test]
+fn secrets_of_the_discovery_are_read_from_files() {
+    let scratch = Scratch::new("discovery");
+    let file = |name: &str, text: &str| {
+        let path = scratch.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    let chap = file("chap", "\nalice:a secret of length\n\nbob:another: of length\n");
+    let own = file("own", "gateway:its very own secret\n");
+    let discovery = |chap: Option<&PathBuf>, mutual: Option<&PathBuf>| {
+        let (discovery_chap_file, discovery_mutual_file) = (chap.cloned(), mutual.cloned());
+        IscsiConfig { discovery_chap_file, discovery_mutual_file, ..IscsiConfig::default() }.discovery()
+    };
+    assert!(!discovery(None, None).unwrap().authentication.is_required());
+    for mutual in [None, Some(&own)] {
+        assert!(discovery(Some(&chap), mutual).unwrap().authentication.is_required());
+    }
+    let (absent, empty) = (scratch.0.join("absent"), file("empty", "\n"));
+    let (plain, short) = (file("plain", "no-colon"), file("short", "alice:short"));
+    for (chap, mutual, says) in [
+        (Some(&absent), None, "discovery_chap_file: cannot read"),
+        (Some(&empty), None, "has no line user:secret"),
+        (Some(&plain), None, "written as user:secret"),
+        (Some(&short), None, "12"),
+        (None, Some(&own), "needs CHAP users"),
+        (Some(&own), Some(&own), "choose different ones"),
+        (Some(&own), Some(&chap), "one line"),
+    ] {
+        let refused = discovery(chap, mutual).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains(says), "{says}: {refused}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_could_read_is_shut_at_the_start() {
+    let scratch = Scratch::new("private");
+    let (data, disk) = (scratch.0.join("one/data"), scratch.0.join("one/ssd"));
+    let set = |path: &Path, mode: u32| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let others = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o077;
+    for dir in [&data, &disk] {
+        std::fs::create_dir_all(dir).unwrap();
+        set(dir, 0o755);
+    }
+    let catalog = data.join("catalog.db");
+    std::fs::write(&catalog, "").unwrap();
+    set(&catalog, 0o644);
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    for path in [&data, &disk, &catalog, &data.join("catalog.db-wal"), &data.join("catalog.db-shm")] {
+        assert_eq!(others(path), 0, "{}", path.display());
+    }
+    one.stop(|_| ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -261,6 +324,47 @@ async fn a_data_directory_is_one_gateways() {
     let second = Gateway::start(config(&scratch.0, "one", "1 h"), seams()).await.map(drop).unwrap_err();
     assert_eq!(second.kind(), ErrorKind::Busy, "{second}");
     first.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_disk_that_is_not_mounted_is_no_new_one() {
+    let scratch = Scratch::new("unmounted");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 0, 1).await;
+    one.drain_volume("vol1").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let (disk, away) = (scratch.0.join("one/ssd"), scratch.0.join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let start = async |new_disks: &[&str]| {
+        let new_disks = new_disks.iter().map(|name| name.to_string()).collect();
+        start(Config { new_disks, ..config(&scratch.0, "one", "1 h") }).await
+    };
+    // However often it is tried: nothing is made that would be taken for the disk.
+    for _ in 0..2 {
+        let refused = start(&[]).await.map(drop).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+        let text = refused.to_string();
+        assert!(text.contains("mounted?") && text.contains("--new-disk ssd"), "{text}");
+    }
+    assert_eq!(start(&["nvme"]).await.map(drop).unwrap_err().kind(), ErrorKind::Invalid);
+    std::fs::rename(&disk, scratch.0.join("nothing")).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    // Lost for good, and from then on the new one is the disk. The volume was closed: nothing of it was there only.
+    std::fs::rename(&disk, &away).unwrap();
+    start(&["ssd"]).await.unwrap().stop(|_| ()).await.unwrap();
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(byte(&one, "vol1", 0).await, 1);
+    one.stop(|_| ()).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use futures_util::future::{AbortHandle, abortable};
-use image::{Condition, Image, OpenRequest, Severity, Status};
+use image::{Condition, Image, OpenRequest, Severity, Status, Unclosed};
 use parking_lot::Mutex;
 use portal::Volume;
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
@@ -13,6 +13,7 @@ use scsi::iscsi::{IscsiName, Portals, TargetConfig, TargetRegistry};
 use tokio::sync::watch;
 
 use crate::catalog::VolumeRow;
+use crate::config::Program;
 use crate::ground::Ground;
 use crate::leave::is_fenced;
 use crate::target::Access;
@@ -140,7 +141,7 @@ impl VolumeTask {
         let footing = self.ground.footing(&row)?;
         let recovered = footing.disk.recovered(row.image);
         let request = OpenRequest { image: row.image, recovered, accept_loss };
-        let image = Image::open(footing.env, request).await?;
+        let image = Image::open(footing.env, request).await.map_err(|e| self.advised(e))?;
         let unit = LogicalUnit::new(
             Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
             Arc::new(Volume::new(image.clone())),
@@ -162,6 +163,26 @@ impl VolumeTask {
             let _ = tokio::time::timeout(HALT_WITHIN, image.halt()).await;
         }
         shown
+    }
+
+    /// A refusal for fear of a loss, with the words that accept it.
+    fn advised(&self, e: Error) -> Error {
+        let Some(Unclosed { epoch }) = Unclosed::find(&e) else { return e };
+        let (row, config) = (self.row(), &self.ground.config);
+        let words = match config.program {
+            Program::Serve => {
+                let several = self.ground.bucket_names().len() > 1;
+                let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
+                format!("volume adopt {} --image {}{bucket}", row.name, row.image)
+            }
+            Program::Demo => format!("demo --data {}", config.data.display()),
+        };
+        let text = format!(
+            "{}: close it there, or, if that gateway or its cache disk is lost, give them up for good: \
+             tidegate {words} --accept-loss {epoch}",
+            e.context()
+        );
+        Error::new(e.kind(), text)
     }
 
     /// Lets initiators in, unless the volume was ended while it opened.

@@ -579,7 +579,7 @@ impl Image {
     }
 
     /// Ends it in good order: everything goes to the bucket, and any gateway may open it next. Waits for the bucket as
-    /// long as it takes; dropped, the image goes on.
+    /// long as it takes; it goes on if this is dropped.
     pub async fn close(&self) -> Result<()> {
         self.request(Request::Close).await
     }

@@ -34,7 +34,7 @@ pub use dirty::DirtyMemory;
 pub use env::{Env, Event, Events, Options, Severity};
 pub use fork::{Fork, clones_of, discard_fork, forks, open_fork, unpin_clone};
 pub use local::turn;
-pub use open::{OpenRequest, create};
+pub use open::{OpenRequest, Unclosed, create};
 pub use status::{Condition, Status};
 
 #[cfg(test)]

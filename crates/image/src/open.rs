@@ -5,6 +5,7 @@
 //! have got further), a fence is put, and the epoch is checked; only then is anything served.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -69,6 +70,33 @@ struct Local {
     inherited: VecDeque<Arc<SpooledSegment>>,
     records: Vec<Recovered>,
 }
+
+/// Why an image is not opened: it was not closed, and its journal is elsewhere. It is the cause of the error, for callers who can
+/// say how their users accept the loss.
+#[derive(Debug)]
+pub struct Unclosed {
+    /// The epoch whose newest writes would be lost, for [`OpenRequest::accept_loss`].
+    pub epoch: Epoch,
+}
+
+impl Unclosed {
+    /// The refusal of an image in an error, if it is that.
+    pub fn find(error: &Error) -> Option<&Unclosed> {
+        std::error::Error::source(error)?.downcast_ref()
+    }
+}
+
+impl fmt::Display for Unclosed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "close it there, or, if that gateway or its cache disk is lost, give them up by naming them: accept-loss {}",
+            self.epoch
+        )
+    }
+}
+
+impl std::error::Error for Unclosed {}
 
 impl Image {
     /// Opens an image.
@@ -184,13 +212,13 @@ async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Resul
             run_start: loaded.newest_epoch.next(),
         });
     }
-    Err(Error::new(
+    Err(Error::caused(
         ErrorKind::Denied,
         format!(
-            "volume {:?} is open at gateway {:?} or was not closed by it, and its newest writes may be in that gateway's journal. \
-             Close it there, or, if that gateway is lost, give them up by naming them: accept-loss {}",
-            loaded.record.name, last.owner, last.epoch
+            "volume {:?} is open at gateway {:?} or was not closed by it, and its newest writes may be in that gateway's journal",
+            loaded.record.name, last.owner
         ),
+        Unclosed { epoch: last.epoch },
     ))
 }
 

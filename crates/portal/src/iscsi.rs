@@ -1,6 +1,6 @@
 //! The iSCSI portal: accepts connections and spreads them over threads.
 
-use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use futures_util::future::{FutureExt, poll_fn};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use scsi::iscsi::{Connection, TargetRegistry};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
@@ -150,7 +151,7 @@ fn bind(address: &SocketAddr, all: &[SocketAddr]) -> Result<(TcpListener, Socket
         socket.bind(&(*address).into())?;
         socket.listen(BACKLOG)?;
         socket.set_nonblocking(true)?;
-        let listener = TcpListener::from(socket);
+        let listener = TcpListener::from_std(socket.into())?;
         let address = listener.local_addr()?;
         Ok((listener, address))
     };
@@ -168,12 +169,6 @@ async fn accept(
     shared: Arc<Shared>,
     mut stop: watch::Receiver<Stop>,
 ) {
-    let listener = match tokio::net::TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(error) => {
-            return tracing::error!("cannot serve {address}: {error}; raise the limit of open files");
-        }
-    };
     let mut turn = 0usize;
     loop {
         let accepted = tokio::select! {
@@ -254,7 +249,7 @@ async fn serve(
     .await;
 }
 
-/// One connection, from accepted to gone. A panic ends this connection and no other.
+/// One connection, from accepted to gone. A panic ends this connection and no other, unless the process has it end everything.
 async fn attend(accepted: Accepted, shared: Arc<Shared>, mut stop: watch::Receiver<Stop>) {
     let Accepted { socket, peer, seat } = accepted;
     let prepared = socket.set_nodelay(true).and_then(|()| socket.local_addr()).and_then(|local| {

@@ -28,6 +28,9 @@ pub enum Command {
         /// The configuration file.
         #[arg(long, default_value = "tidegate.toml")]
         config: PathBuf,
+        /// A cache disk that is lost for good: an empty directory may take its place. For one start; may be given again.
+        #[arg(long, value_name = "NAME")]
+        new_disk: Vec<String>,
     },
     /// Volumes: disks in buckets.
     Volume {
@@ -64,6 +67,9 @@ pub struct Demo {
     /// The disk's size, when it is first made.
     #[arg(long, default_value = "10GiB", value_parser = size)]
     pub size: ByteSize,
+    /// Give up what a lost cache disk had not uploaded: its epoch, as the refusal names it.
+    #[arg(long, value_name = "EPOCH")]
+    pub accept_loss: Option<u64>,
 }
 
 /// Who may use a volume.

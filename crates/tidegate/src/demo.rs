@@ -7,11 +7,16 @@ use std::time::Duration;
 
 use api::{SOCKET, Server};
 use base::{ByteSize, Error, ErrorKind, Result};
-use gateway::{Access, Config, CreateVolume, DiskConfig, Gateway, IscsiConfig, UploadConfig, VolumeView};
+use gateway::{
+    Access, AdoptVolume, Config, CreateVolume, DiskConfig, Gateway, IscsiConfig, Program, UploadConfig,
+    VolumeView,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Demo;
 use crate::run::{log_to_stderr, seams, stop, until_stopped};
+use crate::say;
+use crate::show::reachable;
 
 const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
@@ -29,7 +34,7 @@ pub async fn run(wanted: Demo) -> Result<()> {
     let gateway = Gateway::start(config, seams.clone()).await?;
     let _api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
     let bucket = wanted.bucket.clone().unwrap_or_else(|| data.join("bucket").display().to_string());
-    let volume = match prepare(&gateway, &bucket, wanted.size).await {
+    let volume = match prepare(&gateway, &bucket, &wanted).await {
         Ok(volume) => volume,
         Err(e) => {
             // What was begun ends in good order before the reason is told.
@@ -38,10 +43,10 @@ pub async fn run(wanted: Demo) -> Result<()> {
         }
     };
     let portal = gateway.addresses().first().copied().unwrap_or(wanted.iscsi);
-    print!("{}", greeting(&data.display().to_string(), &bucket, &volume, portal));
+    say::out(&greeting(&data.display().to_string(), &bucket, &volume, portal));
     watch(gateway.clone(), terminal).await?;
     stop(&gateway).await?;
-    println!("stopped; everything is kept in {}", data.display());
+    say::out(&format!("stopped; everything is kept in {}\n", data.display()));
     Ok(())
 }
 
@@ -60,11 +65,13 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         upload: UploadConfig::default(),
         memory: gateway::memory::for_dirty_data(),
         stop_within: Duration::from_secs(30),
+        program: Program::Demo,
+        new_disks: Vec::new(),
     }
 }
 
 /// Makes bucket and volume at the first start, waits for the volume at later ones.
-async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<VolumeView> {
+async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
     match gateway.buckets().first() {
         None => drop(gateway.add_bucket(BUCKET, url).await?),
         Some(known) if known.url != url.split('?').next().unwrap_or_default() => {
@@ -78,7 +85,7 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
     if gateway.volumes().is_empty() {
         let wanted = CreateVolume {
             name: VOLUME.into(),
-            size: size.0,
+            size: demo.size.0,
             bucket: None,
             disk: None,
             block_size: None,
@@ -92,8 +99,14 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
             ("open", _) => return Ok(volume),
             ("opening", None) => tokio::time::sleep(Duration::from_millis(10)).await,
             ("opening", Some(why)) => {
-                eprintln!("the disk waits for its bucket: {why}");
+                say::err(&format!("the disk waits for its bucket: {why}\n"));
                 tokio::time::sleep(Duration::from_secs(5)).await;
+            }
+            ("refused", _) if demo.accept_loss.is_some() => {
+                let (name, image) = (VOLUME.into(), volume.image);
+                let (accept_loss, access) = (demo.accept_loss, Access::default());
+                let wanted = AdoptVolume { name, image, bucket: None, disk: None, accept_loss, access };
+                return gateway.adopt_volume(wanted).await;
             }
             (state, why) => {
                 let why = why.as_deref().unwrap_or("no reason is known");
@@ -103,15 +116,21 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, size: ByteSize) -> Result<Vo
     }
 }
 
-fn greeting(data: &str, bucket: &str, volume: &VolumeView, portal: SocketAddr) -> String {
+fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {
     let target = &volume.target;
+    let portal = reachable(listen);
+    let all = if portal == listen {
+        String::new()
+    } else {
+        format!(" (and this machine's other addresses: {listen})")
+    };
     format!(
         "Tidegate serves a disk of {size}.
 
   bucket      {bucket}
   cache disk  {data}/cache
   target      {target}
-  portal      {portal}
+  portal      {portal}{all}
 
 URL for libiscsi and QEMU:
 iscsi://{portal}/{target}/{lun}
@@ -147,7 +166,7 @@ async fn watch(gateway: Arc<Gateway>, terminal: bool) -> Result<()> {
                 tokio::time::sleep(Duration::from_millis(250)).await;
             } else {
                 if line != last {
-                    println!("{line}");
+                    say::out(&format!("{line}\n"));
                     last = line;
                 }
                 tokio::time::sleep(Duration::from_secs(5)).await;

@@ -3,8 +3,10 @@
 mod cli;
 mod demo;
 mod run;
+mod say;
 mod show;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -14,7 +16,8 @@ fn main() -> ExitCode {
     match run::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("tidegate: {e}");
+            // If nobody can be told, the exit status still tells.
+            let _ = writeln!(std::io::stderr(), "tidegate: {e}");
             ExitCode::FAILURE
         }
     }

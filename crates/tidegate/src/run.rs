@@ -6,16 +6,22 @@ use std::sync::Arc;
 
 use api::{Client, SOCKET, Server};
 use base::{Error, ErrorKind, Result};
-use gateway::{Access, AdoptVolume, Config, CreateVolume, Gateway, OpenFork, Seams};
+use gateway::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
 use indicatif::{ProgressBar, ProgressStyle};
 use local::{OsEntropy, SystemClock, TokioSpawn};
+use rustix::fs::Mode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::cli::{Arguments, Bucket, Command, Rules, Volume};
-use crate::{demo, show};
+use crate::{demo, say, show};
 
 /// Does what the arguments say.
 pub fn run(arguments: Arguments) -> Result<()> {
+    if matches!(arguments.command, Command::Demo(_) | Command::Serve { .. }) {
+        say::end_on_panic();
+        // Journals, caches and buckets in directories hold the disks, and the catalog holds secrets: they are nobody else's.
+        rustix::process::umask(Mode::RWXG | Mode::RWXO);
+    }
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     // The threads that clients wait for are others, which the gateway starts from this one.
     builder.enable_all().on_thread_start(local::make_way);
@@ -26,7 +32,9 @@ pub fn run(arguments: Arguments) -> Result<()> {
     runtime.block_on(async {
         match arguments.command {
             Command::Demo(wanted) => demo::run(wanted).await,
-            Command::Serve { config } => serve(Config::load(&config)?).await,
+            Command::Serve { config, new_disk } => {
+                serve(Config { new_disks: new_disk, ..Config::load(&config)? }).await
+            }
             Command::Volume { verb } => volume(&Client::new(&socket), verb).await,
             Command::Bucket { verb } => bucket(&Client::new(&socket), verb).await,
             Command::Status { json } => {
@@ -48,7 +56,8 @@ pub fn seams() -> Seams {
 
 /// The log goes to stderr.
 pub fn log_to_stderr() {
-    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false);
+    let log =
+        tracing_subscriber::fmt().with_writer(|| say::Log).with_target(false).log_internal_errors(false);
     let log = log.with_ansi(std::io::stderr().is_terminal()).with_max_level(tracing::Level::INFO);
     // A second call changes nothing.
     let _ = log.try_init();
@@ -164,22 +173,13 @@ fn absolute(url: &str) -> Result<String> {
 impl Rules {
     /// The rules as the gateway takes them.
     fn access(self) -> Result<Access> {
-        let mut chap = self.chap;
+        let mut chap = self.chap.iter().map(|text| text.parse()).collect::<Result<Vec<_>>>()?;
         if let Some(file) = self.chap_file {
-            let text = std::fs::read_to_string(&file).map_err(|e| {
-                Error::caused(ErrorKind::Invalid, format!("cannot read {}", file.display()), e)
-            })?;
-            chap.extend(text.lines().filter(|line| !line.trim().is_empty()).map(str::to_owned));
+            chap.extend(ChapUser::read_file(&file)?);
         }
-        let user = |text: &String| {
-            let (user, secret) = text
-                .split_once(':')
-                .ok_or_else(|| Error::invalid("a CHAP user and its secret are written as user:secret"))?;
-            Ok(gateway::ChapUser { user: user.to_owned(), secret: secret.to_owned() })
-        };
         Ok(Access {
-            chap: chap.iter().map(user).collect::<Result<_>>()?,
-            mutual: self.mutual.as_ref().map(user).transpose()?,
+            chap,
+            mutual: self.mutual.map(|text| text.parse()).transpose()?,
             initiators: self.initiator,
             networks: self.network,
         })

@@ -1,6 +1,7 @@
 //! What the command line prints.
 
 use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use base::{ByteSize, Error, ErrorKind, Result};
 use gateway::{BucketView, ForkView, GatewayView, ProbeView, VolumeView};
@@ -73,6 +74,27 @@ fn remarks(v: &VolumeView) -> String {
     text
 }
 
+/// Where clients find what listens on an address. Of one that means all addresses of this machine it is that of the default route,
+/// or, without one, the loopback.
+pub fn reachable(listen: SocketAddr) -> SocketAddr {
+    if !listen.ip().is_unspecified() {
+        return listen;
+    }
+    // Addresses of documentation (RFC 5737, RFC 3849): nothing is sent, the kernel only chooses a route.
+    let (far, loopback): (IpAddr, IpAddr) = match listen {
+        SocketAddr::V4(_) => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
+        SocketAddr::V6(_) => {
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into())
+        }
+    };
+    let route = UdpSocket::bind((listen.ip(), 0)).and_then(|socket| {
+        socket.connect((far, 9))?;
+        socket.local_addr()
+    });
+    let own = route.map(|own| own.ip()).ok().filter(|own| !own.is_unspecified());
+    SocketAddr::new(own.unwrap_or(loopback), listen.port())
+}
+
 /// One volume.
 pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
     let rows = vec![
@@ -92,6 +114,7 @@ pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
     let mut text = table(rows);
     text.push_str(&remarks(v));
     for portal in portals {
+        let portal = portal.parse().map_or_else(|_| portal.clone(), |listen| reachable(listen).to_string());
         text.push_str(&format!("iscsi://{portal}/{}/{}\n", v.target, v.lun));
     }
     print(&text)

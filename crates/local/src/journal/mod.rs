@@ -201,6 +201,11 @@ impl Journal {
         Ok((Journal(Arc::new(Front(shared))), recovery))
     }
 
+    /// Which journal is on a disk, if there is one. `Corrupt` if it does not say.
+    pub async fn find(disk: &dyn Disk) -> Result<Option<JournalId>> {
+        recover::find(disk).await
+    }
+
     fn shared(&self) -> &Arc<Shared> {
         &self.0.0
     }

@@ -57,18 +57,21 @@ pub(super) async fn open(
     entropy: Arc<dyn Entropy>,
 ) -> Result<(Shared, Start, Recovery)> {
     let place = disk.place();
-    let (identity, created) = identity(&*disk, &options, &*entropy).await?;
-    let options = settle_options(options, identity.file_size)?;
-    let found = find_files(&*disk, &identity).await?;
-    let log = read_log(&found, &identity, &options).await.map_err(|e| {
-        let kind = e.kind();
-        let said = if kind == ErrorKind::Corrupt {
-            format!("the journal on {place} is damaged; restore the disk, or give up its unsent writes by removing it")
+    let failed = |e: Error| {
+        let said = if e.kind() == ErrorKind::Corrupt {
+            format!(
+                "the journal on {place} is damaged; restore the disk, or move {place}/{DIR} away: the next start then says how its \
+                 unsent writes are given up for good"
+            )
         } else {
             format!("open the journal on {place}")
         };
         e.within(said)
-    })?;
+    };
+    let (identity, created) = identity(&*disk, &options, &*entropy).await.map_err(failed)?;
+    let options = settle_options(options, identity.file_size)?;
+    let found = find_files(&*disk, &identity).await.map_err(failed)?;
+    let log = read_log(&found, &identity, &options).await.map_err(failed)?;
     let slots = found.iter().map(|f| f.slot).collect();
     let space =
         Space::new(options.file_size, options.max_record, options.capacity, slots, log.listed.clone());
@@ -106,6 +109,15 @@ pub(super) async fn open(
     enter(&shared, log, &mut recovery);
     let start = begin(&shared, newest + 1, number).await?;
     Ok((shared, start, recovery))
+}
+
+/// Which journal is on a disk, if there is one. `Corrupt` if it does not say.
+pub(super) async fn find(disk: &dyn Disk) -> Result<Option<JournalId>> {
+    match disk.open(IDENTITY).await {
+        Ok(file) => Ok(Some(Identity::decode(&file.read(0, BLOCK as usize).await?)?.journal)),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// Reads the journal's identity, or gives it one.
