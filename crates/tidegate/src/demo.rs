@@ -122,7 +122,7 @@ fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -
     let all = if portal == listen {
         String::new()
     } else {
-        format!(" (and this machine's other addresses: {listen})")
+        format!(" (of this machine's addresses, which all work: {listen})")
     };
     format!(
         "Tidegate serves a disk of {size}.
