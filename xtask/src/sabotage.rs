@@ -94,14 +94,14 @@ const ALL: &[Sabotage] = &[
     },
     Sabotage {
         name: "a segment counts without a look at the epoch",
-        file: "crates/image/src/destage.rs",
+        file: "crates/image/src/destage/count.rs",
         line: "self.check = Some(Box::pin(async move { (covers, own.check().await) }));",
         instead: "self.check = Some(Box::pin(async move { drop(own); (covers, Ok(())) }));",
         tests: &[FORKS, WORLDS],
     },
     Sabotage {
         name: "journal is released when it is put, not when that counts",
-        file: "crates/image/src/destage.rs",
+        file: "crates/image/src/destage/count.rs",
         line: "fn put_through(&self) -> Option<Number> {",
         instead: "fn put_through(&self) -> Option<Number> {\n\
                   if let Some(put) = self.outgoing.iter().rfind(|o| o.put == Put::Done) { self.release(put.header.last_seq); }",
