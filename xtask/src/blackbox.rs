@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::process::{output_within, until};
+use crate::process::{last_words, output_within, until};
 use crate::product::{Demo, Layout, Serve};
 use crate::{Result, guest, soak};
 
@@ -392,7 +392,7 @@ fn killed_under_load(dir: &Path) -> Result {
     for (count, pause) in kills {
         until("the guest's load", MINUTES, || {
             if !guest.is_running()? {
-                return Err(format!("the guest ended early:\n{}", crate::process::tail(&output)).into());
+                return Err(format!("the guest ended early: {}", last_words(&output)).into());
             }
             let synced = std::fs::read_to_string(share.join("synced")).unwrap_or_default();
             Ok((synced.lines().count() >= count).then_some(()))
@@ -404,7 +404,7 @@ fn killed_under_load(dir: &Path) -> Result {
     std::fs::write(share.join("enough"), "")?;
     let ended = guest.wait()?;
     if ended.status != 0 {
-        return Err(format!("status {}:\n{}", ended.status, crate::process::tail(&output)).into());
+        return Err(format!("status {}: {}", ended.status, last_words(&output)).into());
     }
     demo.stop()
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
-use crate::process::{run, run_logged, tail};
+use crate::process::{last_words, run, run_logged, tail};
 use crate::{Result, setup};
 
 const PACKAGES: &[&str] = &[
@@ -350,7 +350,7 @@ pub fn script(share: &Path, text: &str, limit: Duration) -> Result<String> {
     if ended.status == 0 {
         return Ok(printed);
     }
-    Err(format!("the guest's script ended with status {}:\n{}", ended.status, tail(&output)).into())
+    Err(format!("the guest's script ended with status {}: {}", ended.status, last_words(&output)).into())
 }
 
 /// Whether the guest can be had at all: boots one, and compares what comes back.

@@ -43,6 +43,14 @@ pub fn tail_of(text: &str) -> String {
     lines[lines.len().saturating_sub(30)..].join("\n")
 }
 
+/// What a script in a guest printed, for an error: the last line, where it says why it failed, comes first, as what
+/// shows the error may show its beginning only.
+pub fn last_words(output: &Path) -> String {
+    let tail = tail(output);
+    let last = tail.lines().last().unwrap_or("it printed nothing");
+    format!("{last}\nBefore that it printed:\n{tail}")
+}
+
 /// The tests that failed, from what cargo printed: libtest heads the output of each with `---- NAME stdout ----`,
 /// cargo-nextest has a line `FAIL [time] (n/m) BINARY NAME`.
 pub fn failed_tests(text: &str) -> Vec<&str> {

@@ -8,7 +8,7 @@ D=$(disk)
 mkfs.ext4 -q -F "$D"
 mkdir -p /mnt/d
 mount "$D" /mnt/d
-fio --name=load --directory=/mnt/d --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --size=64m \
+fio --name=load --eta=never --directory=/mnt/d --rw=randwrite --bs=4k --iodepth=16 --ioengine=libaio --direct=1 --size=64m \
   --time_based --runtime=3600 --verify=crc32c --verify_backlog=256 --verify_fatal=1 --output=/tmp/fio &
 LOAD=$!
 n=0

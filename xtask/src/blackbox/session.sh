@@ -30,7 +30,7 @@ quiet() {
   fi
   told=$(dmesg | grep -c 'Power-on or device reset occurred' || true)
   [ "$told" = $((LOGINS + ${1:-0})) ] || {
-    dmesg | tail -n 40
+    dmesg | grep -iE 'iscsi|scsi|sd[a-z]|connection' | tail -n 25
     fail "$told power-ons told in $LOGINS logins and ${1:-0} recoveries"
   }
 }

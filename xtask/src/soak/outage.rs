@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::bench::store::Store;
 use crate::blackbox::script;
-use crate::process::{tail, until};
+use crate::process::{last_words, until};
 use crate::product::{Layout, Serve};
 use crate::soak::{Writer, progress};
 use crate::weather::{Proxy, Weather};
@@ -121,7 +121,7 @@ fn weathered(dir: &Path, weather: Weather, time: Duration) -> Result {
             before.get_or_insert(behind);
         }
         if !guest.is_running()? {
-            return Err(format!("the guest ended early:\n{}", tail(&output)).into());
+            return Err(format!("the guest ended early: {}", last_words(&output)).into());
         }
         bar.set_position(elapsed.as_secs());
         std::thread::sleep(Duration::from_secs(3));
@@ -130,7 +130,7 @@ fn weathered(dir: &Path, weather: Weather, time: Duration) -> Result {
     let fair = Instant::now();
     let ended = guest.wait()?;
     if ended.status != 0 {
-        return Err(format!("the guest ended with status {}:\n{}", ended.status, tail(&output)).into());
+        return Err(format!("the guest ended with status {}: {}", ended.status, last_words(&output)).into());
     }
     writer.verify(&serve.url("checked"))?;
     serve.drained(None, limit)?;

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::guest::{Guest, Plan};
-use crate::process::{run, tail};
+use crate::process::{last_words, run};
 use crate::{Result, setup};
 
 mod log;
@@ -75,7 +75,7 @@ fn in_guest(share: &Path, disks: &[PathBuf], script: &str) -> Result {
         Guest::boot(&Plan { share, disks, limit: LIMIT, output: Some(&output), command: &text })?.wait()?;
     match ended.status {
         0 => Ok(()),
-        status => Err(format!("the guest ended with status {status}:\n{}", tail(&output)).into()),
+        status => Err(format!("the guest ended with status {status}: {}", last_words(&output)).into()),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::{PREFIX, add_bucket, stop_and_look_elsewhere};
 use crate::bench::store::Store;
 use crate::blackbox::script;
-use crate::process::{tail, until};
+use crate::process::{last_words, until};
 use crate::product::{Layout, Serve};
 use crate::soak::{Insisted, Writer};
 use crate::weather::{Proxy, Weather};
@@ -40,7 +40,7 @@ pub fn run(dir: &Path) -> Result {
         until(&format!("the guest's {what:?}"), LIMIT, || {
             let done = share.join(what).exists();
             if !done && !guest.is_running()? {
-                return Err(format!("the guest ended early:\n{}", tail(&output)).into());
+                return Err(format!("the guest ended early: {}", last_words(&output)).into());
             }
             Ok(done.then_some(()))
         })
@@ -68,7 +68,7 @@ pub fn run(dir: &Path) -> Result {
     })?;
     let ended = guest.wait()?;
     if ended.status != 0 {
-        return Err(format!("the guest ended with status {}:\n{}", ended.status, tail(&output)).into());
+        return Err(format!("the guest ended with status {}: {}", ended.status, last_words(&output)).into());
     }
     serve.drained(None, LIMIT)?;
     writer.verify(&url)?;
