@@ -4,47 +4,36 @@
 //! where the kernel has them, because a disk takes long runs of memory in fewer and larger requests.
 #![allow(unsafe_code)] // memory with an alignment and of huge pages, which no safe type of the standard library offers
 
+mod pool;
+
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use parking_lot::Mutex;
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
+use pool::POOL;
 
 /// The alignment of every buffer, in bytes: what direct I/O asks of the strictest common disk.
 pub const ALIGN: usize = 4096;
 
-/// The most bytes kept for further use, unless [`keep`] says otherwise.
-const KEPT: usize = 128 << 20;
-
-/// What is taken from the kernel at a time, at least: a huge page, in bytes.
-const SLAB: usize = 2 << 20;
-
-/// Sizes that are kept: `ALIGN` times 1, 2, 4, … 1024 (4 MiB).
-const CLASSES: usize = 11;
-
 /// Sets how many bytes of memory are kept for further use when buffers go: as much as the process will want again.
 pub fn keep(bytes: usize) {
-    POOL.most.store(bytes, Ordering::Relaxed);
+    POOL.limit(bytes);
 }
 
 /// Takes so much memory from the kernel at once, pages and all, so that those who need it first need not wait for it. That may
 /// take seconds: call it from the background.
 pub fn warm(bytes: usize) {
-    for _ in 0..bytes / SLAB {
-        let slab = map_slab(SLAB);
-        for page in (0..SLAB).step_by(ALIGN) {
-            // SAFETY: it lies inside a mapping that nobody else knows of yet.
-            unsafe { slab.add(page).write_volatile(0) };
-        }
-        POOL.spare.lock().push_back(Idle { ptr: slab, fresh: true });
-    }
+    POOL.warm(bytes);
+}
+
+/// Takes more from the kernel whenever little is left, up to what is kept: who fills buffers for the first time need not wait
+/// for pages. Never ends; it is for a thread of the background.
+pub async fn keep_ready() {
+    POOL.keep_ready().await;
 }
 
 /// A byte buffer whose first byte lies on an [`ALIGN`] boundary.
@@ -56,17 +45,14 @@ pub struct AlignedBuf {
 impl AlignedBuf {
     /// `len` zero bytes.
     pub fn zeroed(len: usize) -> AlignedBuf {
-        let (memory, fresh) = Memory::take(len);
-        let mut buf = AlignedBuf { memory, len };
-        if !fresh {
-            buf.fill(0);
-        }
+        let mut buf = Self::for_overwrite(len);
+        buf.fill(0);
         buf
     }
 
     /// `len` bytes of any value, perhaps those of an earlier buffer: for who writes over all that is ever looked at.
     pub fn for_overwrite(len: usize) -> AlignedBuf {
-        AlignedBuf { memory: Memory::take(len).0, len }
+        AlignedBuf { memory: Memory::take(len), len }
     }
 
     /// A copy of `data`.
@@ -170,24 +156,15 @@ unsafe impl Send for Memory {}
 unsafe impl Sync for Memory {}
 
 impl Memory {
-    /// Room for `len` bytes, and whether it is fresh, which means all zero.
-    fn take(len: usize) -> (Memory, bool) {
-        let pages = len.div_ceil(ALIGN).max(1);
-        let class = pages.next_power_of_two().trailing_zeros() as usize;
-        if class < CLASSES {
-            let Idle { ptr, fresh } = POOL.take(class);
-            return (Memory { ptr, size: ALIGN << class }, fresh);
+    /// Room for `len` bytes, of any value.
+    fn take(len: usize) -> Memory {
+        if let Some(class) = pool::class_of(len) {
+            return Memory { ptr: POOL.take(class), size: pool::size_of(class) };
         }
-        let layout = Self::layout(pages * ALIGN);
+        let layout = Self::layout(len.next_multiple_of(ALIGN));
         // SAFETY: the layout is never of size zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) });
-        (Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size() }, true)
-    }
-
-    /// The class of the pool it belongs to, if it is not too long for any.
-    fn class(&self) -> Option<usize> {
-        Some((self.size / ALIGN).trailing_zeros() as usize)
-            .filter(|class| self.size == ALIGN << *class && *class < CLASSES)
+        Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size() }
     }
 
     fn layout(size: usize) -> Layout {
@@ -197,89 +174,11 @@ impl Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        match self.class() {
-            Some(class) => POOL.keep(class, self.ptr),
+        match pool::class_of(self.size) {
+            // SAFETY: `take` had it from this class, whose size it has, and nobody else knows of it.
+            Some(class) => unsafe { POOL.put_back(class, self.ptr) },
             // SAFETY: allocated in `take` with the layout of this size, and nobody else has it.
             None => unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.size)) },
         }
     }
-}
-
-/// Memory that nobody uses now, by size. Its addresses are never given back; its pages are, beyond what is kept.
-struct Pool {
-    classes: [Mutex<VecDeque<Idle>>; CLASSES],
-    /// Whole slabs that have pages and belong to no class yet.
-    spare: Mutex<VecDeque<Idle>>,
-    bytes: AtomicUsize,
-    most: AtomicUsize,
-}
-
-/// Initialised memory of one class without an owner.
-struct Idle {
-    ptr: NonNull<u8>,
-    /// All zero, and not counted in [`Pool::bytes`]: it has no pages yet.
-    fresh: bool,
-}
-
-// SAFETY: as of `Memory`.
-unsafe impl Send for Idle {}
-
-static POOL: Pool = Pool {
-    classes: [const { Mutex::new(VecDeque::new()) }; CLASSES],
-    spare: Mutex::new(VecDeque::new()),
-    bytes: AtomicUsize::new(0),
-    most: AtomicUsize::new(KEPT),
-};
-
-impl Pool {
-    fn take(&self, class: usize) -> Idle {
-        let size = ALIGN << class;
-        let mut idle = self.classes[class].lock();
-        if idle.is_empty() {
-            let spare = if size <= SLAB { self.spare.lock().pop_front() } else { None };
-            let slab = spare.map_or_else(|| map_slab(size.max(SLAB)), |spare| spare.ptr);
-            let pieces = (0..size.max(SLAB) / size).rev();
-            // SAFETY: every piece lies inside the slab, and they do not overlap.
-            idle.extend(pieces.map(|n| Idle { ptr: unsafe { slab.add(n * size) }, fresh: true }));
-        }
-        let piece = idle.pop_back().expect("a slab has pieces");
-        if !piece.fresh {
-            self.bytes.fetch_sub(size, Ordering::Relaxed);
-        }
-        piece
-    }
-
-    /// Takes memory back whose owner is gone.
-    fn keep(&self, class: usize, ptr: NonNull<u8>) {
-        let size = ALIGN << class;
-        let mut piece = Idle { ptr, fresh: false };
-        if self.bytes.fetch_add(size, Ordering::Relaxed) + size > self.most.load(Ordering::Relaxed) {
-            // SAFETY: the range is whole pages of one of our own mappings, and nobody else has it; it reads as zero afterwards.
-            piece.fresh = unsafe { madvise(ptr.as_ptr().cast(), size, Advice::LinuxDontNeed) }.is_ok();
-            if piece.fresh {
-                self.bytes.fetch_sub(size, Ordering::Relaxed);
-            }
-        }
-        let mut idle = self.classes[class].lock();
-        match piece.fresh {
-            // What has pages is used first.
-            true => idle.push_front(piece),
-            false => idle.push_back(piece),
-        }
-    }
-}
-
-/// Zero bytes for good, aligned to a huge page, `size` of them: a multiple of one.
-fn map_slab(size: usize) -> NonNull<u8> {
-    let (access, kind) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
-    let len = size + SLAB;
-    // SAFETY: a new anonymous mapping takes nothing from anybody.
-    let mapped = unsafe { mmap_anonymous(std::ptr::null_mut(), len, access, kind) };
-    let Ok(start) = mapped else { handle_alloc_error(Memory::layout(size)) };
-    let start = start.cast::<u8>();
-    // SAFETY: the mapping is longer than `size` by as much as this skips at most.
-    let slab = unsafe { start.add(start.align_offset(SLAB)) };
-    // SAFETY: advice on our own mapping, which changes none of its bytes. A kernel without huge pages refuses, which is no loss.
-    let _ = unsafe { madvise(slab.cast(), size, Advice::LinuxHugepage) };
-    NonNull::new(slab).expect("a mapping is not at address zero")
 }

@@ -9,12 +9,19 @@ const MOST: ByteSize = ByteSize::gib(2);
 /// The most that is taken from the kernel before it is needed.
 const WARM: ByteSize = ByteSize::mib(256);
 
-/// Prepares memory for buffers: half of what dirty data may take is there from the start, and what a burst of writes took is kept
-/// for the next one. On a virtual machine the first use of memory can be slower than the disk.
+/// Prepares memory for buffers: some is there from the start, more is taken from the kernel before a burst of writes comes to need
+/// it, and what it took is kept for the next one. On a virtual machine the first use of memory can be slower than the disk.
 pub(crate) fn prepare(dirty: ByteSize, spawn: &dyn Spawn) {
     base::buffer::keep(dirty.0.max(SPARE.0) as usize);
     let warm = (dirty.0 / 2).min(WARM.0) as usize;
-    spawn.spawn_thread("memory", Urgency::Background, Box::pin(async move { base::buffer::warm(warm) }));
+    spawn.spawn_thread(
+        "memory",
+        Urgency::Background,
+        Box::pin(async move {
+            base::buffer::warm(warm);
+            base::buffer::keep_ready().await;
+        }),
+    );
 }
 
 /// Memory for buffers that is kept when nothing is dirty, at least.

@@ -15,9 +15,9 @@ const PLENTY: f64 = 0.4;
 /// Data that waits longer than this is uploaded as fast as can be.
 const OLDEST: Duration = Duration::from_secs(10);
 /// Between two puts, this many times as long as the last one took.
-const RESTS: u32 = 7;
+const RESTS: u32 = 15;
 /// But not longer than this.
-const LONGEST_REST: Duration = Duration::from_secs(1);
+const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Debug)]

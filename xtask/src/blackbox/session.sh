@@ -8,7 +8,12 @@ login() {
   LOGINS=$((LOGINS + 1))
   udevadm settle
 }
-logout() { iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --logout; }
+# When a disk that was written to is closed, udev reads it: a disk that goes away under that is an error in the kernel's log.
+logout() {
+  sleep 0.5
+  udevadm settle
+  iscsiadm -m node -T "${1:-$TARGET}" -p "$PORTAL" --logout
+}
 setting() { iscsiadm -m node -T "$1" -p "$PORTAL" -o update -n "$2" -v "$3"; }
 disk() {
   for _ in $(seq 100); do
