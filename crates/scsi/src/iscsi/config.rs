@@ -10,6 +10,7 @@ use base::{Error, Result};
 
 use super::chap::Secret;
 use super::name::IscsiName;
+use super::params::USUAL_FIRST_BURST;
 use super::receive::LONGEST_STAGED;
 use super::session::MOST_BESIDE;
 use crate::device::{LONGEST_TRANSFER, TargetDevice};
@@ -259,7 +260,7 @@ impl Limits {
     /// and where it is received. Data of odd lengths may take up to twice as much memory, as buffers are recycled by powers of
     /// two.
     pub fn most_bytes(&self, sessions: usize) -> usize {
-        let unasked = self.own_commands as usize * self.first_burst as usize;
+        let unasked = self.own_commands as usize * self.first_burst.max(USUAL_FIRST_BURST) as usize;
         // The PDU that comes in, and a ping's answer.
         let talk = 2 * self.data_segment as usize + LONGEST_STAGED + MOST_BESIDE;
         let each = unasked + self.own_bytes + talk;
