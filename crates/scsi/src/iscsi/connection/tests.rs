@@ -1198,6 +1198,20 @@ fn sessions_wait_for_memory_and_each_has_its_turn() {
 }
 
 #[test]
+fn a_read_that_waits_for_memory_does_not_hold_up_the_write_that_has_it() {
+    let world = World::with(Limits { common_bytes: 1 << 20, own_bytes: 4096, ..Limits::default() });
+    let mut i = world.login(&[("ImmediateData", "No")]);
+    i.write(1, 0, 512, &[]);
+    let r2t = i.one();
+    i.read(2, 8192, 2048);
+    assert_eq!(i.receive().len(), 0);
+    i.write_burst(&r2t, &[1; 262_144]);
+    let pdus = i.receive();
+    assert_eq!((pdus[0].header.itt(), pdus[0].scsi_status()), (1, GOOD));
+    assert_eq!(pdus[1..].iter().map(|pdu| pdu.data.len()).sum::<usize>(), 1 << 20, "and then it is its turn");
+}
+
+#[test]
 fn pings_that_nobody_reads_the_answers_of_are_not_taken_without_end() {
     let world = World::new();
     let mut i = world.login(&[("MaxRecvDataSegmentLength", "262144")]);

@@ -364,6 +364,17 @@ impl Session {
     }
 
     fn next_event(&mut self, out: &mut Output) -> Option<Event> {
+        let mut waiting = Vec::new();
+        let event = self.run_ready(&mut waiting, out);
+        for id in waiting.into_iter().rev() {
+            self.ready.push_front(id);
+        }
+        event
+    }
+
+    /// Runs ready tasks up to the next event. Those for whose data-in there is no memory yet are put to `waiting`; others pass
+    /// them, for what these hold may be what is waited for.
+    fn run_ready(&mut self, waiting: &mut Vec<TaskId>, out: &mut Output) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -375,9 +386,9 @@ impl Session {
                 continue;
             }
             let brought = task.brought();
-            if brought > 0 && !self.may_bring(brought, out) {
-                self.ready.push_front(id);
-                return None;
+            if brought > 0 && !(waiting.is_empty() && self.may_bring(brought, out)) {
+                waiting.push(id);
+                continue;
             }
             if let Some(event) = self.start(id, out) {
                 return Some(event);
