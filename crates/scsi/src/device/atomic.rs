@@ -96,9 +96,9 @@ impl LogicalUnit {
                 Err(self.first_corrupt(extent.lba, blocks).await?)
             }
             Err(error) => Err(error.into()),
-            Ok(()) if task.cdb().has(1, FUA) && self.state.lock().modes.current.write_cache => {
-                Ok(self.medium.flush().await?)
-            }
+            // Also if the write cache is off by now: it may have been on when this had its place among the writes, and who
+            // turned it off may still be waiting for it.
+            Ok(()) if task.cdb().has(1, FUA) => Ok(self.medium.flush().await?),
             Ok(()) => Ok(()),
         }
     }

@@ -111,7 +111,11 @@ impl Connection {
     /// Where the next bytes from the socket go; `None` while nothing should be read.
     pub fn input_space(&mut self) -> Option<&mut [u8]> {
         let open = !self.is_closing() && self.listens();
-        let room = self.output.pending() <= self.registry.limits.session_bytes;
+        let most = match &self.phase {
+            Phase::Full(session) => session.most_pending(),
+            _ => self.registry.limits.session_bytes,
+        };
+        let room = self.output.pending() <= most;
         (open && room).then(|| self.receiver.space())
     }
 
@@ -148,6 +152,9 @@ impl Connection {
     /// The first `n` bytes of the output were sent.
     pub fn sent(&mut self, n: usize) {
         self.output.consume(n);
+        if let Phase::Full(session) = &mut self.phase {
+            session.sent(&mut self.output);
+        }
     }
 
     /// Runs what can be run at once, and returns what the shell has to do. Called until it returns `None`, after every
@@ -283,7 +290,9 @@ impl Connection {
         }
         if let Phase::Full(session) = &mut self.phase {
             self.tick = now + self.registry.limits.data_time / TICKS;
-            session.time_passed(&mut self.output);
+            if let Err(fatal) = session.time_passed(&mut self.output) {
+                self.disconnect_for(fatal.0);
+            }
         }
     }
 
@@ -319,7 +328,10 @@ impl Connection {
         self.closing = true;
         self.output = Output::default();
         match &mut self.phase {
-            Phase::Full(session) => session.close(),
+            Phase::Full(session) => {
+                session.close();
+                session.settle(0);
+            }
             _ => self.phase = Phase::Over,
         }
     }

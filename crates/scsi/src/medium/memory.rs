@@ -48,6 +48,10 @@ struct State {
     prefetched: u64,
     read_only: bool,
     write_cache: bool,
+    /// Writes that were acknowledged early, and how many of them no flush has made durable.
+    written: u64,
+    volatile: u64,
+    held: Option<Operation>,
     cold: bool,
     paused: bool,
 }
@@ -89,6 +93,9 @@ impl MemoryMedium {
             prefetched: 0,
             read_only: false,
             write_cache: false,
+            written: 0,
+            volatile: 0,
+            held: None,
             cold: false,
             paused: false,
         };
@@ -134,10 +141,16 @@ impl MemoryMedium {
         self.state.lock().paused = true;
     }
 
+    /// Makes the futures of one kind of operation wait once they have begun.
+    pub fn hold(&self, operation: Operation) {
+        self.state.lock().held = Some(operation);
+    }
+
     /// Lets them go on.
     pub fn resume(&self) {
         let mut state = self.state.lock();
         state.paused = false;
+        state.held = None;
         state.wake();
     }
 
@@ -168,6 +181,24 @@ impl MemoryMedium {
         self.state.lock().write_cache
     }
 
+    /// How many acknowledged writes are volatile: the write cache was on, and no flush has begun since.
+    pub fn volatile(&self) -> u64 {
+        self.state.lock().volatile
+    }
+
+    /// Waits while operations of that kind are held.
+    async fn released(&self, operation: Operation) {
+        poll_fn(|cx| {
+            let mut state = self.state.lock();
+            if state.held == Some(operation) {
+                state.wakers.push(cx.waker().clone());
+                return Poll::Pending;
+            }
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Waits while paused, counts the operation, and fails it if told to.
     async fn begin(&self, operation: Operation) -> Result<()> {
         poll_fn(|cx| {
@@ -195,6 +226,13 @@ impl State {
             }
             None => Ok(()),
         }
+    }
+
+    /// A write is acknowledged: durable, or not yet.
+    fn acknowledge(&mut self, fua: bool) {
+        let early = self.write_cache && !fua;
+        self.written += u64::from(early);
+        self.volatile += u64::from(early);
     }
 
     fn admit(&mut self, bytes: u64) -> bool {
@@ -339,9 +377,12 @@ impl BlockMedium for MemoryMedium {
         self.state.lock().read(lba, u64::from(blocks))
     }
 
-    async fn write(&self, lba: u64, data: Vec<Bytes>, _fua: bool, admission: Admission) -> Result<()> {
+    async fn write(&self, lba: u64, data: Vec<Bytes>, fua: bool, admission: Admission) -> Result<()> {
         self.begin(Operation::Write).await?;
-        let written = self.state.lock().write(lba, &data.concat());
+        let written = {
+            let mut state = self.state.lock();
+            state.write(lba, &data.concat()).map(|()| state.acknowledge(fua))
+        };
         drop(admission);
         written
     }
@@ -363,15 +404,25 @@ impl BlockMedium for MemoryMedium {
             let mut state = self.state.lock();
             state.read(lba, u64::from(blocks)).and_then(|parts| {
                 let mut data = parts.concat();
-                if change(&mut data) { state.write(lba, &data) } else { Ok(()) }
+                if change(&mut data) {
+                    state.write(lba, &data).map(|()| state.acknowledge(false))
+                } else {
+                    Ok(())
+                }
             })
         };
         drop(admission);
+        self.released(Operation::Update).await;
         updated
     }
 
     async fn flush(&self) -> Result<()> {
-        self.begin(Operation::Flush).await
+        self.begin(Operation::Flush).await?;
+        let covered = self.state.lock().written;
+        self.released(Operation::Flush).await;
+        let mut state = self.state.lock();
+        state.volatile = state.volatile.min(state.written - covered);
+        Ok(())
     }
 
     fn prefetch(&self, _lba: u64, blocks: u64) {

@@ -192,6 +192,55 @@ fn switching_the_write_cache_off_flushes_first() {
     assert!(!bench.medium.write_cache());
 }
 
+/// Whether a write is answered early is decided where it has its place among the writes: who turns the write cache off waits
+/// for what was answered early before, and nothing is answered early behind that.
+#[test]
+fn nothing_is_volatile_behind_the_end_of_the_write_cache() {
+    use crate::medium::Operation;
+    let bench = Bench::new();
+    let (on, list_on) = mode_select(false, true, false, false);
+    let (off, list_off) = mode_select(false, false, false, false);
+    bench.good(&bench.a, &on, &list_on);
+    bench.sense(&bench.b, &TEST_UNIT_READY, &[]);
+    bench.write(0, &[1; 512]);
+    assert_eq!(bench.medium.volatile(), 1);
+    bench.medium.hold(Operation::Flush);
+    let mut change = bench.begin(&bench.a, &off, &list_off);
+    assert!(poll_once(change.as_mut()).is_pending());
+    // What the flush covers is fixed; whatever is answered now has to be durable by itself.
+    bench.good(&bench.b, &write10(8, 1), &[2; 512]);
+    bench.medium.resume();
+    assert_eq!(now(change).status, Status::Good);
+    assert_eq!(bench.medium.volatile(), 0);
+}
+
+#[test]
+fn an_update_with_fua_is_durable_though_the_write_cache_ends_meanwhile() {
+    use crate::medium::Operation;
+    let bench = Bench::new();
+    let (on, list_on) = mode_select(false, true, false, false);
+    let (off, list_off) = mode_select(false, false, false, false);
+    bench.good(&bench.a, &on, &list_on);
+    bench.sense(&bench.b, &TEST_UNIT_READY, &[]);
+    // It has been made, early, and is not answered yet.
+    bench.medium.hold(Operation::Update);
+    let mut cdb = compare_and_write(0, 1);
+    cdb[1] = 0x08;
+    let both = [[0; 512], [3; 512]].concat();
+    let mut update = bench.begin(&bench.b, &cdb, &both);
+    assert!(poll_once(update.as_mut()).is_pending());
+    assert_eq!(bench.medium.volatile(), 1);
+    // The write cache is off, and its flush is under way.
+    bench.medium.hold(Operation::Flush);
+    let mut change = bench.begin(&bench.a, &off, &list_off);
+    assert!(poll_once(change.as_mut()).is_pending());
+    assert!(poll_once(update.as_mut()).is_pending(), "it is not durable");
+    bench.medium.resume();
+    assert_eq!(now(update).status, Status::Good);
+    assert_eq!(bench.medium.volatile(), 0);
+    assert_eq!(now(change).status, Status::Good);
+}
+
 #[test]
 fn a_reset_brings_saved_pages_back() {
     let bench = Bench::new();
