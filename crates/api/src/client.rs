@@ -74,10 +74,10 @@ impl Client {
         self.call(Method::POST, "/v1/adopt", Some(wanted)).await
     }
 
-    /// Changes a size.
-    pub async fn resize(&self, name: &str, size: u64) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/volumes/{}/resize", segment(name)), Some(&Resize { size }))
-            .await
+    /// Changes a size; to a smaller one only if data may be lost.
+    pub async fn resize(&self, name: &str, size: u64, may_lose: bool) -> Result<VolumeView> {
+        let wanted = Resize { size, may_lose };
+        self.call(Method::POST, &format!("/v1/volumes/{}/resize", segment(name)), Some(&wanted)).await
     }
 
     /// Changes who may use a volume.

@@ -38,6 +38,9 @@ struct AddBucket {
 #[serde(deny_unknown_fields)]
 struct Resize {
     size: u64,
+    /// A smaller size is meant, though it loses data.
+    #[serde(default)]
+    may_lose: bool,
 }
 
 #[cfg(test)]

@@ -160,7 +160,7 @@ async fn resize(
     Segment(name): Segment<String>,
     Json(to): Json<Resize>,
 ) -> impl IntoResponse {
-    Answer(gateway.resize_volume(&name, to.size).await)
+    Answer(gateway.resize_volume(&name, to.size, to.may_lose).await)
 }
 
 async fn access(

@@ -1,6 +1,7 @@
 //! Whether a store may be trusted, found out at start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Entropy, Error, ErrorKind, Result, SeededEntropy};
 use bytes::Bytes;
@@ -8,6 +9,9 @@ use futures_util::future::join_all;
 
 use crate::contract::remove_all;
 use crate::{Attributes, Bucket, Key, Payload};
+
+/// How long a first word may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many creators race for one name.
 const RACERS: usize = 16;
@@ -39,6 +43,24 @@ pub async fn probe(bucket: &Arc<dyn Bucket>, entropy: &dyn Entropy) -> Result<Pr
     let report = outcome?;
     cleaned.map_err(|e| trial.lacking("delete", e))?;
     Ok(report)
+}
+
+/// The first word with a store that nobody has used yet: one small call, tried once, so that missing credentials or an address where
+/// nobody listens are told at once. For a store without retries around it.
+pub async fn greet(bucket: &dyn Bucket) -> Result<()> {
+    let said = tokio::time::timeout(PATIENCE, bucket.list("tidegate-probe/", None, 1)).await;
+    let said = said.unwrap_or_else(|_elapsed| {
+        let text = format!("no answer within {} s: check the address and the network", PATIENCE.as_secs());
+        Err(Error::new(ErrorKind::Unavailable, text))
+    });
+    match said {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::Denied => Err(e.within(format!(
+            "the credentials may not list objects below {}: grant that (docs/buckets.md lists the rights)",
+            bucket.url()
+        ))),
+        Err(e) => Err(e.within(format!("{} cannot be reached", bucket.url()))),
+    }
 }
 
 struct Trial<'a> {

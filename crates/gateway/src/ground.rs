@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::config::Config;
 use crate::disk::CacheDisk;
+use crate::disks::Disks;
 use crate::event::EventLog;
 use crate::gateway::Seams;
 use crate::view::{BucketView, ProbeView};
@@ -21,7 +22,7 @@ pub(crate) struct Ground {
     pub seams: Seams,
     pub id: GatewayId,
     pub events: Arc<EventLog>,
-    pub disks: BTreeMap<String, Arc<CacheDisk>>,
+    pub disks: Disks,
     pub memory: Arc<DirtyMemory>,
     buckets: Mutex<BTreeMap<String, Known>>,
 }
@@ -39,20 +40,15 @@ pub(crate) struct Footing {
 }
 
 impl Ground {
-    pub fn new(
-        config: Config,
-        seams: Seams,
-        id: GatewayId,
-        events: Arc<EventLog>,
-        disks: BTreeMap<String, Arc<CacheDisk>>,
-    ) -> Ground {
+    pub fn new(config: Config, seams: Seams, id: GatewayId, events: Arc<EventLog>, disks: Disks) -> Ground {
         let memory = DirtyMemory::new(config.memory);
         Ground { config, seams, id, events, disks, memory, buckets: Mutex::default() }
     }
 
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
-        let bucket = self.open_bucket(&row.url, false).map_err(|e| e.to_string());
+        let store = self.open_store(&row.url, false);
+        let bucket = store.map(|store| self.patient(store)).map_err(|e| e.to_string());
         self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
     }
 
@@ -61,12 +57,16 @@ impl Ground {
         self.buckets.lock().insert(row.name, Known { url: row.url, bucket: Ok(bucket) });
     }
 
-    /// Opens the bucket at a URL; one in a directory is made first, if it is `new`.
-    pub fn open_bucket(&self, url: &str, new: bool) -> Result<Arc<dyn Bucket>> {
+    /// The store at a URL as it is; one in a directory is made first, if it is `new`.
+    pub fn open_store(&self, url: &str, new: bool) -> Result<Arc<dyn Bucket>> {
         let options = OpenOptions { make_directory: new, ..OpenOptions::new(self.seams.clock.clone()) };
-        let store = bucket::open(url, &options)?;
+        bucket::open(url, &options)
+    }
+
+    /// A store whose calls are tried again while they fail for reasons that pass.
+    pub fn patient(&self, store: Arc<dyn Bucket>) -> Arc<dyn Bucket> {
         let retrying = Retrying::new(store, RetryPolicy::background(), self.seams.entropy.clone());
-        Ok(Arc::new(retrying.with_reading(RetryPolicy::foreground())))
+        Arc::new(retrying.with_reading(RetryPolicy::foreground()))
     }
 
     /// A bucket by name; one that could not be opened before may be there by now. `Unavailable` says why it still cannot.
@@ -120,24 +120,9 @@ impl Ground {
         }
     }
 
-    /// A cache disk by name.
-    pub fn disk(&self, name: &str) -> Result<&Arc<CacheDisk>> {
-        self.disks.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.disks.keys().map(String::as_str).collect();
-            Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "there is no cache disk {name:?} in the configuration, which has {}: name one of these, or add a \
-                     [[disk]] to the file and restart",
-                    known.join(", ")
-                ),
-            )
-        })
-    }
-
-    /// What a volume stands on. `Unavailable` while its bucket is away.
+    /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away.
     pub fn footing(&self, row: &VolumeRow) -> Result<Footing> {
-        let disk = self.disk(&row.disk)?.clone();
+        let disk = self.disks.get(&row.disk)?;
         Ok(Footing { env: self.env(&disk, self.bucket(&row.bucket)?), disk })
     }
 

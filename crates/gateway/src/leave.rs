@@ -68,7 +68,9 @@ impl Gateway {
     fn forget(&self, task: &VolumeTask, newest: Option<Epoch>) -> Result<()> {
         let row = task.row();
         let mut settled = Settled::new();
-        for disk in self.ground.disks.values().filter(|disk| disk.journal.is_settled(row.image)) {
+        for (_, disk) in
+            self.ground.disks.working().iter().filter(|(_, disk)| disk.journal.is_settled(row.image))
+        {
             if let Some(epoch) = newest.max(disk.newest_recovered(row.image)) {
                 settled.insert((disk.journal.id(), row.image), epoch);
             }
@@ -91,7 +93,9 @@ impl Gateway {
         let task = self.volume(name)?;
         task.settled()?;
         let row = task.row();
-        self.ground.disk(&row.disk)?;
+        self.ground.disks.get(&row.disk)?;
+        // Any of them may keep forks of it.
+        let disks = self.ground.disks.all()?;
         let store = self.ground.bucket(&row.bucket)?;
         if self.is_foreign(&task, &*store).await? {
             return Err(Error::fenced(format!(
@@ -117,7 +121,7 @@ impl Gateway {
         delete_image(&*store, row.image).await?;
         image::unpin_clone(&*store, &parents, row.image).await?;
         // Its newest writes are on its own disk; forks may be on others.
-        for disk in self.ground.disks.values() {
+        for disk in &disks {
             for file in disk.spool.list(row.image) {
                 disk.spool.remove(row.image, &file.name).await?;
             }
@@ -136,7 +140,7 @@ impl Gateway {
         match chain::load(store, task.image_id()).await {
             Ok(loaded) => Ok(!loaded.chain.clean
                 && loaded.last_owner.is_some_and(|last| {
-                    self.ground.disks.values().all(|disk| disk.journal.id() != last.journal)
+                    self.ground.disks.working().iter().all(|(_, disk)| disk.journal.id() != last.journal)
                 })),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
             Err(e) => Err(e),

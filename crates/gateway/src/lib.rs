@@ -5,6 +5,7 @@
 mod catalog;
 mod config;
 mod disk;
+mod disks;
 mod event;
 mod fork;
 mod gateway;
@@ -16,6 +17,7 @@ mod target;
 mod view;
 mod volume;
 
+pub use bucket::directory_of;
 pub use config::{Config, DiskConfig, IscsiConfig, Program, UploadConfig};
 pub use event::EventView;
 pub use fork::OpenFork;

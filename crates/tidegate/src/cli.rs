@@ -149,6 +149,9 @@ pub enum Volume {
         /// The new size. What lies behind a smaller one is lost.
         #[arg(long, value_parser = size)]
         size: ByteSize,
+        /// Do it though it is smaller.
+        #[arg(long)]
+        yes: bool,
     },
     /// Change who may use a volume. What is not said is cleared.
     Access {

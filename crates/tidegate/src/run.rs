@@ -128,8 +128,8 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         }
         Volume::List => show::volumes(&client.volumes().await?),
         Volume::Show { name } => show::volume(&client.volume(&name).await?, &client.status().await?.portals),
-        Volume::Resize { name, size } => {
-            show::volume(&client.resize(&name, size.0).await?, &client.status().await?.portals)
+        Volume::Resize { name, size, yes } => {
+            show::volume(&client.resize(&name, size.0, yes).await?, &client.status().await?.portals)
         }
         Volume::Access { name, rules } => {
             show::volume(&client.set_access(&name, &rules.access()?).await?, &client.status().await?.portals)
@@ -160,14 +160,15 @@ async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
     }
 }
 
-/// A plain path means the same to the daemon as it does here.
-fn absolute(url: &str) -> Result<String> {
-    if url.contains(':') {
+/// A path, plain or behind `dir://` or `file://`, means the same to the daemon as it does here.
+pub fn absolute(url: &str) -> Result<String> {
+    let Some(path) = gateway::directory_of(url).filter(|path| !path.is_empty()) else {
         return Ok(url.to_owned());
-    }
-    let path = std::path::absolute(Path::new(url))
+    };
+    let whole = std::path::absolute(Path::new(path))
         .map_err(|e| Error::caused(ErrorKind::Invalid, format!("{url:?} is no path"), e))?;
-    Ok(path.display().to_string())
+    let scheme = url.strip_suffix(path).unwrap_or_default();
+    Ok(format!("{scheme}{}", whole.display()))
 }
 
 impl Rules {
@@ -185,3 +186,6 @@ impl Rules {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
