@@ -21,6 +21,7 @@ mod probe;
 mod rest;
 mod retrying;
 mod s3;
+mod switch;
 mod throttled;
 mod transport;
 
@@ -32,6 +33,7 @@ pub use object::{Access, Attributes, Bucket, Key, METADATA_LIMIT, ObjectMeta, Pa
 pub use open::{Checksum, ClassNames, Credentials, OpenOptions, directory_of, open};
 pub use operation::Operation;
 pub use prefixed::Prefixed;
-pub use probe::{ProbeReport, greet, probe};
+pub use probe::{ProbeReport, greet, is_same_store, probe};
 pub use retrying::{RetryPolicy, Retrying};
+pub use switch::Switch;
 pub use throttled::{Limits, Throttled};

@@ -13,6 +13,9 @@ use crate::{Attributes, Bucket, Key, Payload};
 /// How long a first word may take to be answered.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a store that may be gone is asked whether it is another one.
+const KNOWN_WITHIN: Duration = Duration::from_secs(4);
+
 /// How many creators race for one name.
 const RACERS: usize = 16;
 
@@ -61,6 +64,21 @@ pub async fn greet(bucket: &dyn Bucket) -> Result<()> {
         ))),
         Err(e) => Err(e.within(format!("{} cannot be reached", bucket.url()))),
     }
+}
+
+/// Whether two buckets are the same store: what is written to `other` is seen in `known`. What was written is deleted again.
+pub async fn is_same_store(known: &dyn Bucket, other: &dyn Bucket, entropy: &dyn Entropy) -> Result<bool> {
+    let key = Key::new(format!("tidegate-probe/{:016x}/same", entropy.next_u64()))?;
+    let body = Payload::from(Bytes::from(entropy.next_u64().to_le_bytes().to_vec()));
+    other.create(&key, &body, &Attributes::default()).await?;
+    let seen = match tokio::time::timeout(KNOWN_WITHIN, known.get(&key, None)).await {
+        Ok(Ok(bytes)) => Ok(body.equals(&bytes)),
+        Ok(Err(e)) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Ok(Err(e)) => Err(e),
+        Err(e) => Err(Error::caused(ErrorKind::Unavailable, format!("{} does not answer", known.url()), e)),
+    };
+    other.delete(&key).await?;
+    seen
 }
 
 struct Trial<'a> {

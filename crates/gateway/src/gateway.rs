@@ -16,13 +16,13 @@ use portal::Portal;
 use scsi::iscsi::{Guessing, Limits, TargetRegistry};
 use tokio::sync::oneshot;
 
-use crate::catalog::{BucketRow, Catalog, VolumeRow};
+use crate::catalog::{Catalog, VolumeRow};
 use crate::config::{Config, NAME_RULE, is_name, target_name};
 use crate::disks::Disks;
 use crate::event::EventLog;
 use crate::ground::Ground;
 use crate::target::Access;
-use crate::view::{BucketView, GatewayView, ProbeView, SessionView, VolumeView};
+use crate::view::{GatewayView, SessionView, VolumeView};
 use crate::volume::VolumeTask;
 
 /// The seams a gateway stands on.
@@ -178,41 +178,6 @@ impl Gateway {
         if let Ok(task) = self.volume(name) {
             task.opens_soon().await;
         }
-    }
-
-    /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
-    pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
-        check_name("bucket", name)?;
-        self.catalog.refuse_bucket_twice(name)?;
-        refuse_relative(url)?;
-        let store = self.ground.open_store(url, true)?;
-        bucket::greet(&*store).await?;
-        self.admit_bucket(name, url, self.ground.patient(store)).await
-    }
-
-    /// Probes a bucket and adds it. Other changes do not wait for the probe: a store that does not answer takes long.
-    pub(crate) async fn admit_bucket(
-        &self,
-        name: &str,
-        url: &str,
-        store: Arc<dyn Bucket>,
-    ) -> Result<ProbeView> {
-        let probe = self.ground.probe(name, &store).await?;
-        let _one = self.changing.lock().await;
-        let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
-        self.catalog.add_bucket(&row)?;
-        self.ground.take_bucket(row, store);
-        Ok(probe)
-    }
-
-    /// The buckets.
-    pub fn buckets(&self) -> Vec<BucketView> {
-        self.ground.bucket_views()
-    }
-
-    /// Probes a bucket again.
-    pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
-        self.ground.probe(name, &self.ground.bucket(name)?).await
     }
 
     /// Makes a change when it is its turn, and carries it through though the caller may be gone, as one is whose client hangs up:
@@ -590,16 +555,6 @@ async fn find_image(bucket: &str, store: &dyn Bucket, wanted: &str) -> Result<ch
         )));
     }
     found.pop().ok_or_else(|| unknown("that was created as"))
-}
-
-/// A path that is relative would mean a place below the directory in which the gateway happens to run.
-fn refuse_relative(url: &str) -> Result<()> {
-    match bucket::directory_of(url) {
-        Some(path) if !Path::new(path).is_absolute() => Err(Error::invalid(format!(
-            "{url:?} is relative to nothing that is known here: write the whole path, as in \"dir:///srv/bucket\""
-        ))),
-        _ => Ok(()),
-    }
 }
 
 pub(crate) fn check_name(what: &str, name: &str) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, GatewayId, Result};
-use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying};
+use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying, Switch};
 use image::{DirtyMemory, Env, Options};
 use parking_lot::Mutex;
 
@@ -30,7 +30,7 @@ pub(crate) struct Ground {
 /// A bucket of the catalog, or why it could not be opened the last time.
 struct Known {
     url: String,
-    bucket: Result<Arc<dyn Bucket>, String>,
+    bucket: Result<Arc<Switch>, String>,
 }
 
 /// What one volume stands on.
@@ -48,13 +48,30 @@ impl Ground {
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
         let store = self.open_store(&row.url, false);
-        let bucket = store.map(|store| self.patient(store)).map_err(|e| e.to_string());
+        let bucket = store.map(|store| Arc::new(Switch::new(self.patient(store)))).map_err(|e| e.to_string());
         self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
     }
 
-    /// Takes a bucket in that was just added to the catalog.
+    /// Takes a bucket in that was just added to the catalog, or has another URL now: who uses it goes on there.
     pub fn take_bucket(&self, row: BucketRow, bucket: Arc<dyn Bucket>) {
-        self.buckets.lock().insert(row.name, Known { url: row.url, bucket: Ok(bucket) });
+        let mut buckets = self.buckets.lock();
+        if let Some(Known { url, bucket: Ok(switch) }) = buckets.get_mut(&row.name) {
+            *url = row.url;
+            switch.set(bucket);
+            return;
+        }
+        let bucket = Ok(Arc::new(Switch::new(bucket)));
+        buckets.insert(row.name, Known { url: row.url, bucket });
+    }
+
+    /// Forgets a bucket that nobody uses.
+    pub fn forget_bucket(&self, name: &str) {
+        self.buckets.lock().remove(name);
+    }
+
+    /// `NotFound` if there is no such bucket.
+    pub fn refuse_unknown_bucket(&self, name: &str) -> Result<()> {
+        if self.buckets.lock().contains_key(name) { Ok(()) } else { Err(unknown_bucket(name)) }
     }
 
     /// The store at a URL as it is; one in a directory is made first, if it is `new`.
@@ -74,12 +91,7 @@ impl Ground {
         let url = match self.buckets.lock().get(name) {
             Some(Known { bucket: Ok(bucket), .. }) => return Ok(bucket.clone()),
             Some(known) => known.url.clone(),
-            None => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`"),
-                ));
-            }
+            None => return Err(unknown_bucket(name)),
         };
         self.know_bucket(BucketRow { name: name.to_owned(), url });
         match self.buckets.lock().get(name).map(|known| known.bucket.clone()) {
@@ -156,6 +168,13 @@ impl Ground {
         let report = bucket::probe(bucket, &*self.seams.entropy).await?;
         Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
     }
+}
+
+fn unknown_bucket(name: &str) -> Error {
+    let text = format!(
+        "there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`, or name one of `tidegate bucket list`"
+    );
+    Error::new(ErrorKind::NotFound, text)
 }
 
 fn findings(report: &bucket::ProbeReport) -> Vec<String> {

@@ -132,6 +132,51 @@ impl Gateway {
         self.forget(&task, Some(Epoch(u64::MAX)))
     }
 
+    /// Takes a volume off this gateway whose bucket is lost for good: all that it has of it here is deleted, what may be in the
+    /// bucket stays there. `Invalid` if the bucket has the volume after all.
+    pub async fn delete_without_bucket(self: &Arc<Self>, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        let delete = move |gateway: Arc<Gateway>| async move { gateway.drop_volume(&name).await };
+        self.change("delete-volume", delete).await
+    }
+
+    async fn drop_volume(&self, name: &str) -> Result<()> {
+        let task = self.volume_to_change(name)?;
+        let row = task.row();
+        let disks = self.ground.disks.all()?;
+        if let Ok(store) = self.ground.bucket(&row.bucket)
+            && chain::read_image(&*store, row.image).await.is_ok()
+        {
+            return Err(Error::invalid(format!(
+                "bucket {:?} has volume {name:?}: delete it without --without-bucket, or release it",
+                row.bucket
+            )));
+        }
+        task.hide();
+        task.abandon_image().await;
+        let mut lost = 0;
+        for disk in &disks {
+            lost += disk.journal.usage_of(row.image).bytes + disk.spool.bytes_of(row.image);
+            for file in disk.spool.list(row.image) {
+                disk.spool.remove(row.image, &file.name).await?;
+            }
+            disk.cache.invalidate_image(row.image);
+            disk.give_up(row.image);
+        }
+        self.forget(&task, Some(Epoch(u64::MAX)))?;
+        let text = format!(
+            "volume {name} was deleted here with {} that were not uploaded; whatever bucket {} still has of it stays there, below \
+             {}: if the bucket is found again, delete that with the store's own tools, or take it in with `tidegate volume adopt {name} \
+             --image {}`",
+            ByteSize(lost),
+            row.bucket,
+            chain::name::prefix(row.image),
+            row.image
+        );
+        self.ground.events.note(Severity::Warning, text);
+        Ok(())
+    }
+
     /// Whether another gateway's journal may hold what the volume's newest writes are.
     async fn is_foreign(&self, task: &VolumeTask, store: &dyn Bucket) -> Result<bool> {
         if let Some(image) = task.image() {

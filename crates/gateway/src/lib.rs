@@ -2,6 +2,7 @@
 //!
 //! Everything here is plain views and commands; how they travel is for the crates above.
 
+mod buckets;
 mod catalog;
 mod config;
 mod disk;

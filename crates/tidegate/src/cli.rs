@@ -202,6 +202,9 @@ pub enum Volume {
         /// Delete the forks of it too: writes that are nowhere else.
         #[arg(long)]
         with_forks: bool,
+        /// Its bucket is lost for good: delete only what is here, forks included.
+        #[arg(long, conflicts_with = "with_forks")]
+        without_bucket: bool,
     },
 }
 
@@ -217,6 +220,18 @@ pub enum Bucket {
     },
     /// List all buckets.
     List,
+    /// Give a bucket another URL: the same store under a new address, or with other parameters.
+    Change {
+        /// Its name.
+        name: String,
+        /// Where it is now.
+        url: String,
+    },
+    /// Forget a bucket that none of this gateway's volumes is in. What is in it stays.
+    Remove {
+        /// Its name.
+        name: String,
+    },
     /// Probe a bucket again.
     Probe {
         /// Its name.

@@ -145,7 +145,14 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         Volume::DiscardFork { fork, yes: false } => Err(Error::invalid(format!(
             "this gives up {fork:?}, acknowledged writes that are nowhere else; say --yes to do it"
         ))),
-        Volume::Delete { name, yes: true, with_forks } => client.delete(&name, with_forks).await,
+        Volume::Delete { name, yes: true, without_bucket: true, .. } => {
+            client.delete_without_bucket(&name).await
+        }
+        Volume::Delete { name, yes: true, with_forks, .. } => client.delete(&name, with_forks).await,
+        Volume::Delete { name, yes: false, without_bucket: true, .. } => Err(Error::invalid(format!(
+            "this deletes all that the gateway has of volume {name:?}, also what is not in its bucket yet and its forks, and leaves in the \
+             bucket whatever is there; say --yes to do it"
+        ))),
         Volume::Delete { name, yes: false, .. } => Err(Error::invalid(format!(
             "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"
         ))),
@@ -155,6 +162,8 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
 async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
     match verb {
         Bucket::Add { name, url } => show::probe(&client.add_bucket(&name, &absolute(&url)?).await?),
+        Bucket::Change { name, url } => show::probe(&client.change_bucket(&name, &absolute(&url)?).await?),
+        Bucket::Remove { name } => client.remove_bucket(&name).await,
         Bucket::List => show::buckets(&client.buckets().await?),
         Bucket::Probe { name } => show::probe(&client.probe(&name).await?),
     }
