@@ -71,10 +71,10 @@ fn a_local_segment_gets_room_until_no_cache_is_left() {
         let spool = Spool::open(Yielding::new(disk.mount(), cache.clone())).await.unwrap();
         let segment = Bytes::from(vec![7; 40 << 20]);
         for (name, left) in [("a", 1), ("b", 0), ("c", 0)] {
-            spool.put(OWNER, name, &[segment.clone()]).await.unwrap();
+            spool.put(OWNER, name, std::slice::from_ref(&segment)).await.unwrap();
             assert_eq!(cache.stats().on_disk, left * SLAB, "{name}");
         }
-        let refused = spool.put(OWNER, "d", &[segment.clone()]).await.unwrap_err();
+        let refused = spool.put(OWNER, "d", std::slice::from_ref(&segment)).await.unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::NoSpace, "{refused}");
         assert_eq!(disk.names().iter().filter(|n| n.starts_with("spool")).count(), 3, "{:?}", disk.names());
         assert_eq!(spool.get(OWNER, "c", 0..10).await.unwrap(), segment.slice(..10));
