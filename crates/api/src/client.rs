@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use crate::{AddBucket, Problem, Resize, WITH_FORKS};
+use crate::{AddBucket, ChangeBucket, Problem, Resize, WITH_FORKS, WITHOUT_BUCKET};
 
 /// Talks to the gateway that listens on a socket.
 #[derive(Debug, Clone)]
@@ -49,6 +49,17 @@ impl Client {
         self.call(Method::POST, "/v1/buckets", Some(&body)).await
     }
 
+    /// Gives a bucket another URL.
+    pub async fn change_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
+        let body = ChangeBucket { url: url.into() };
+        self.call(Method::PUT, &format!("/v1/buckets/{}", segment(name)), Some(&body)).await
+    }
+
+    /// Forgets a bucket that no volume is in.
+    pub async fn remove_bucket(&self, name: &str) -> Result<()> {
+        self.call(Method::DELETE, &format!("/v1/buckets/{}", segment(name)), NOTHING).await
+    }
+
     /// Probes a bucket.
     pub async fn probe(&self, name: &str) -> Result<ProbeView> {
         self.call(Method::POST, &format!("/v1/buckets/{}/probe", segment(name)), NOTHING).await
@@ -74,10 +85,10 @@ impl Client {
         self.call(Method::POST, "/v1/adopt", Some(wanted)).await
     }
 
-    /// Changes a size.
-    pub async fn resize(&self, name: &str, size: u64) -> Result<VolumeView> {
-        self.call(Method::POST, &format!("/v1/volumes/{}/resize", segment(name)), Some(&Resize { size }))
-            .await
+    /// Changes a size; to a smaller one only if data may be lost.
+    pub async fn resize(&self, name: &str, size: u64, may_lose: bool) -> Result<VolumeView> {
+        let wanted = Resize { size, may_lose };
+        self.call(Method::POST, &format!("/v1/volumes/{}/resize", segment(name)), Some(&wanted)).await
     }
 
     /// Changes who may use a volume.
@@ -99,6 +110,12 @@ impl Client {
     pub async fn delete(&self, name: &str, with_forks: bool) -> Result<()> {
         let query = if with_forks { format!("?{WITH_FORKS}") } else { String::new() };
         self.call(Method::DELETE, &format!("/v1/volumes/{}{query}", segment(name)), NOTHING).await
+    }
+
+    /// Deletes what the gateway has of a volume whose bucket is lost.
+    pub async fn delete_without_bucket(&self, name: &str) -> Result<()> {
+        let path = format!("/v1/volumes/{}?{WITHOUT_BUCKET}", segment(name));
+        self.call(Method::DELETE, &path, NOTHING).await
     }
 
     /// All forks.

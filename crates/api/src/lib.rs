@@ -16,6 +16,9 @@ pub const SOCKET: &str = "api.sock";
 /// The query of a request to delete a volume with the forks of it that the gateway keeps.
 const WITH_FORKS: &str = "with_forks=true";
 
+/// The query of a request to delete a volume whose bucket is lost.
+const WITHOUT_BUCKET: &str = "without_bucket=true";
+
 /// The body of an error answer.
 #[derive(Debug, Serialize, Deserialize)]
 struct Problem {
@@ -33,11 +36,21 @@ struct AddBucket {
     url: String,
 }
 
+/// The body of a request to change a bucket's URL.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ChangeBucket {
+    url: String,
+}
+
 /// The body of a request to change a volume's size.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Resize {
     size: u64,
+    /// A smaller size is meant, though it loses data.
+    #[serde(default)]
+    may_lose: bool,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use gateway::{Access, AdoptVolume, CreateVolume, Gateway, OpenFork};
 use serde::Serialize;
 use tokio::net::UnixListener;
 
-use crate::{AddBucket, Problem, Resize, WITH_FORKS};
+use crate::{AddBucket, ChangeBucket, Problem, Resize, WITH_FORKS, WITHOUT_BUCKET};
 
 /// A running API.
 #[derive(Debug)]
@@ -55,6 +55,7 @@ fn routes(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
         .route("/v1/buckets", get(buckets).post(add_bucket))
+        .route("/v1/buckets/{name}", axum::routing::put(change_bucket).delete(remove_bucket))
         .route("/v1/buckets/{name}/probe", post(probe))
         .route("/v1/volumes", get(volumes).post(create))
         .route("/v1/adopt", post(adopt))
@@ -118,6 +119,18 @@ async fn add_bucket(State(gateway): Shared, Json(wanted): Json<AddBucket>) -> im
     Answer(gateway.add_bucket(&wanted.name, &wanted.url).await)
 }
 
+async fn change_bucket(
+    State(gateway): Shared,
+    Segment(name): Segment<String>,
+    Json(to): Json<ChangeBucket>,
+) -> impl IntoResponse {
+    Answer(gateway.change_bucket(&name, &to.url).await)
+}
+
+async fn remove_bucket(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+    Answer(gateway.remove_bucket(&name).await)
+}
+
 async fn probe(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
     Answer(gateway.probe_bucket(&name).await)
 }
@@ -146,9 +159,10 @@ async fn delete(
     let with_forks = match query.as_deref() {
         None => false,
         Some(WITH_FORKS) => true,
+        Some(WITHOUT_BUCKET) => return Answer(gateway.delete_without_bucket(&name).await),
         Some(other) => {
             return Answer(Err(Error::invalid(format!(
-                "{other:?} is unknown here: say {WITH_FORKS} or nothing"
+                "{other:?} is unknown here: say {WITH_FORKS}, {WITHOUT_BUCKET} or nothing"
             ))));
         }
     };
@@ -160,7 +174,7 @@ async fn resize(
     Segment(name): Segment<String>,
     Json(to): Json<Resize>,
 ) -> impl IntoResponse {
-    Answer(gateway.resize_volume(&name, to.size).await)
+    Answer(gateway.resize_volume(&name, to.size, to.may_lose).await)
 }
 
 async fn access(

@@ -206,12 +206,17 @@ pub fn open(url: &str, options: &OpenOptions) -> Result<Arc<dyn Bucket>> {
     open_with(url, options, &|name| std::env::var(name).ok().filter(|v| !v.is_empty()))
 }
 
+/// The path in a URL that names a directory.
+pub fn directory_of(url: &str) -> Option<&str> {
+    let path = ["dir://", "file://"].iter().find_map(|scheme| url.strip_prefix(scheme));
+    path.or_else(|| (!url.contains("://") && !url.starts_with("mem:")).then_some(url))
+}
+
 fn open_with(url: &str, options: &OpenOptions, env: Env<'_>) -> Result<Arc<dyn Bucket>> {
     if let Some(name) = url.strip_prefix("mem:") {
         return prefixed(Arc::new(Memory::named(name)), options.prefix.as_deref(), "");
     }
-    let directory = ["dir://", "file://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-    if let Some(path) = directory.or_else(|| (!url.contains("://")).then_some(url)) {
+    if let Some(path) = directory_of(url) {
         if path.is_empty() {
             return Err(Error::invalid(
                 "a directory's URL needs a path: write it as in \"dir:///srv/bucket\"",
@@ -401,10 +406,10 @@ impl Place {
     }
 }
 
-/// How long the fetching of credentials is tried: the request that needs them is tried again anyway.
+/// The fetching of credentials is tried once: the request that needs them is tried again anyway, where somebody has patience.
 fn patience() -> RetryConfig {
     RetryConfig {
-        max_retries: 2,
+        max_retries: 0,
         retry_timeout: std::time::Duration::from_secs(10),
         ..RetryConfig::default()
     }

@@ -1,6 +1,7 @@
 //! Whether a store may be trusted, found out at start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Entropy, Error, ErrorKind, Result, SeededEntropy};
 use bytes::Bytes;
@@ -8,6 +9,12 @@ use futures_util::future::join_all;
 
 use crate::contract::remove_all;
 use crate::{Attributes, Bucket, Key, Payload};
+
+/// How long a first word may take to be answered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a store that may be gone is asked whether it is another one.
+const KNOWN_WITHIN: Duration = Duration::from_secs(4);
 
 /// How many creators race for one name.
 const RACERS: usize = 16;
@@ -39,6 +46,39 @@ pub async fn probe(bucket: &Arc<dyn Bucket>, entropy: &dyn Entropy) -> Result<Pr
     let report = outcome?;
     cleaned.map_err(|e| trial.lacking("delete", e))?;
     Ok(report)
+}
+
+/// The first word with a store that nobody has used yet: one small call, tried once, so that missing credentials or an address where
+/// nobody listens are told at once. For a store without retries around it.
+pub async fn greet(bucket: &dyn Bucket) -> Result<()> {
+    let said = tokio::time::timeout(PATIENCE, bucket.list("tidegate-probe/", None, 1)).await;
+    let said = said.unwrap_or_else(|_elapsed| {
+        let text = format!("no answer within {} s: check the address and the network", PATIENCE.as_secs());
+        Err(Error::new(ErrorKind::Unavailable, text))
+    });
+    match said {
+        Ok(_) => Ok(()),
+        Err(e) if e.kind() == ErrorKind::Denied => Err(e.within(format!(
+            "the credentials may not list objects below {}: grant that (docs/buckets.md lists the rights)",
+            bucket.url()
+        ))),
+        Err(e) => Err(e.within(format!("{} cannot be reached", bucket.url()))),
+    }
+}
+
+/// Whether two buckets are the same store: what is written to `other` is seen in `known`. What was written is deleted again.
+pub async fn is_same_store(known: &dyn Bucket, other: &dyn Bucket, entropy: &dyn Entropy) -> Result<bool> {
+    let key = Key::new(format!("tidegate-probe/{:016x}/same", entropy.next_u64()))?;
+    let body = Payload::from(Bytes::from(entropy.next_u64().to_le_bytes().to_vec()));
+    other.create(&key, &body, &Attributes::default()).await?;
+    let seen = match tokio::time::timeout(KNOWN_WITHIN, known.get(&key, None)).await {
+        Ok(Ok(bytes)) => Ok(body.equals(&bytes)),
+        Ok(Err(e)) if e.kind() == ErrorKind::NotFound => Ok(false),
+        Ok(Err(e)) => Err(e),
+        Err(e) => Err(Error::caused(ErrorKind::Unavailable, format!("{} does not answer", known.url()), e)),
+    };
+    other.delete(&key).await?;
+    seen
 }
 
 struct Trial<'a> {

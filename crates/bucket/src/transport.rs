@@ -36,6 +36,9 @@ const SLOWEST: u64 = 32 << 10;
 /// How long a body may stand still before the connection counts as broken.
 const STALL: Duration = Duration::from_secs(20);
 
+/// How long the service that gives a machine its role may take.
+const METADATA: Duration = Duration::from_secs(2);
+
 /// The largest answer that is not an object's bytes.
 const ANSWER_LIMIT: usize = 16 << 20;
 
@@ -192,8 +195,11 @@ pub struct CredentialClient(pub Transport);
 #[async_trait]
 impl HttpService for CredentialClient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
+        // A machine's own service answers at once, or there is none.
+        let local = request.uri().host().is_some_and(|host| host.starts_with("169.254."));
+        let time = if local { METADATA } else { STALL };
         let call = self.0.call(request);
-        let answer = match timeout(STALL, call).await {
+        let answer = match timeout(time, call).await {
             Ok(answer) => answer.map_err(|e| HttpError::new(HttpErrorKind::Connect, e))?,
             Err(e) => return Err(HttpError::new(HttpErrorKind::Timeout, e)),
         };

@@ -112,6 +112,18 @@ impl Catalog {
         added.map(drop).map_err(failed("cannot be written"))
     }
 
+    /// Gives a bucket another URL.
+    pub fn set_url(&self, row: &BucketRow) -> Result<()> {
+        let set =
+            self.0.lock().execute("update bucket set url = ?2 where name = ?1", params![row.name, row.url]);
+        set.map(drop).map_err(failed("a bucket's URL"))
+    }
+
+    pub fn remove_bucket(&self, name: &str) -> Result<()> {
+        let gone = self.0.lock().execute("delete from bucket where name = ?1", [name]);
+        gone.map(drop).map_err(failed("a bucket"))
+    }
+
     /// `Exists` if there is a bucket of that name.
     pub fn refuse_bucket_twice(&self, name: &str) -> Result<()> {
         bucket_is_new(&self.0.lock(), name)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, Result};
-use scsi::iscsi::Discovery;
+use scsi::iscsi::{Discovery, IscsiName};
 use serde::{Deserialize, Deserializer};
 
 use crate::target::{Access, ChapUser};
@@ -88,7 +88,37 @@ pub struct IscsiConfig {
     pub discovery_mutual_file: Option<PathBuf>,
 }
 
+/// The least room that a journal works with: one file.
+const LEAST_JOURNAL: ByteSize = ByteSize::mib(64);
+/// The least that is worth being called a cache.
+const LEAST_CACHE: ByteSize = ByteSize::mib(16);
+/// The least memory in which a segment is put together.
+const LEAST_MEMORY: ByteSize = ByteSize::mib(16);
+
+fn at_least(key: &str, size: ByteSize, least: ByteSize) -> Result<()> {
+    if size >= least {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{key} = \"{size}\" is too little: write at least \"{least}\" (a number without a unit means bytes)"
+    )))
+}
+
 impl IscsiConfig {
+    /// Whether it makes sense. The longest name that a volume can have must give a target's name.
+    fn check(&self, gateway: &str) -> Result<()> {
+        if self.listen.is_empty() {
+            return Err(Error::invalid(
+                "[iscsi] listen = []: nobody could connect; name at least one address, as \"127.0.0.1:3260\", or leave the key out",
+            ));
+        }
+        let target = target_name(&self.prefix, gateway, &"v".repeat(LONGEST_NAME));
+        target.parse::<IscsiName>().map(drop).map_err(|e| {
+            let advice = "write it as in \"iqn.2026-11.org.example\", short enough that a gateway's and a volume's name fit behind";
+            e.within(format!("[iscsi] prefix = {:?} gives no names for targets ({advice})", self.prefix))
+        })
+    }
+
     /// Who may ask which targets there are. It reads the files.
     pub(crate) fn discovery(&self) -> Result<Discovery> {
         let read = |key: &str, file: &Option<PathBuf>| match file {
@@ -225,6 +255,12 @@ impl Config {
                     disk.name
                 )));
             }
+            for (key, size, least) in
+                [("journal", disk.journal, LEAST_JOURNAL), ("cache", disk.cache, LEAST_CACHE)]
+            {
+                let key = format!("disk {:?}: {key}", disk.name);
+                at_least(&key, size, least)?;
+            }
             if disk.local_segments.0 < disk.journal.0 / 8 {
                 return Err(Error::invalid(format!(
                     "disk {:?}: local_segments = {:?} must be at least an eighth of journal = {:?}",
@@ -239,6 +275,8 @@ impl Config {
                 "--new-disk {name}: the configuration has no [[disk]] of that name"
             )));
         }
+        at_least("memory", self.memory, LEAST_MEMORY)?;
+        self.iscsi.check(&self.name)?;
         if self.upload.parallel == 0
             || self.upload.segment < ByteSize::mib(1)
             || self.upload.segment > ByteSize::gib(1)
@@ -251,6 +289,14 @@ impl Config {
     }
 }
 
+/// The name of a volume's target.
+pub(crate) fn target_name(prefix: &str, gateway: &str, volume: &str) -> String {
+    format!("{prefix}:{gateway}.{volume}")
+}
+
+/// The longest name of a gateway, disk, bucket or volume.
+const LONGEST_NAME: usize = 64;
+
 /// What names must be.
 pub(crate) const NAME_RULE: &str =
     "a name has 1 to 64 characters out of a-z, 0-9, '-' and '.', and begins and ends with a letter or digit";
@@ -259,7 +305,7 @@ pub(crate) const NAME_RULE: &str =
 pub(crate) fn is_name(name: &str) -> bool {
     let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let bytes = name.as_bytes();
-    (1..=64).contains(&bytes.len())
+    (1..=LONGEST_NAME).contains(&bytes.len())
         && bytes.iter().all(|b| inner(*b) || matches!(b, b'-' | b'.'))
         && inner(bytes[0])
         && inner(bytes[bytes.len() - 1])

@@ -1,10 +1,13 @@
 //! A cache disk at work: one journal, one spool, one cache.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
-use base::{Epoch, Error, ErrorKind, ImageId, JournalId, Result};
-use local::{Cache, CacheOptions, Disk, Journal, JournalOptions, OsDisk, Recovered, Spool};
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, JournalId, Result};
+use local::{
+    Cache, CacheOptions, Disk, Journal, JournalOptions, OsDisk, Recovered, Recovery, Spool, Yielding,
+};
 use parking_lot::Mutex;
 
 use crate::config::DiskConfig;
@@ -17,8 +20,41 @@ pub(crate) struct CacheDisk {
     pub journal: Journal,
     pub spool: Arc<Spool>,
     pub cache: Cache,
+    disk: Arc<dyn Disk>,
+    /// The file system it is on.
+    device: u64,
     /// What the journal held at start-up, by image, until its volume opens.
     recovered: Mutex<BTreeMap<ImageId, Vec<Recovered>>>,
+}
+
+/// Free bytes of a cache disk that the cache does not grow into: dirty data has them without having to wait.
+const SPARE: ByteSize = ByteSize::mib(256);
+
+/// How much room a cache disk has and may come to take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DiskRoom {
+    /// The file system.
+    pub device: u64,
+    pub free: u64,
+    /// Bytes of clean cache.
+    pub cache: u64,
+    /// Bytes of all that the gateway has there.
+    pub held: u64,
+    /// What that may come to.
+    pub most: u64,
+}
+
+/// Journal and local segments, on a disk on which the cache gives way.
+async fn open_rest(
+    config: &DiskConfig,
+    seams: &Seams,
+    disk: Arc<dyn Disk>,
+) -> Result<(Journal, Recovery, Arc<Spool>)> {
+    let options = JournalOptions { capacity: config.journal.0, ..JournalOptions::default() };
+    let spool = Arc::new(Spool::open(disk.clone()).await?);
+    let (journal, recovery) =
+        Journal::open(disk, options, seams.spawn.clone(), seams.entropy.clone()).await?;
+    Ok((journal, recovery, spool))
 }
 
 /// An empty directory is not taken for a used disk: the volumes on it would have to give up what only its journal has.
@@ -48,14 +84,52 @@ impl CacheDisk {
         {
             return Err(not_the_disk(config, found));
         }
-        let options = JournalOptions { capacity: config.journal.0, ..JournalOptions::default() };
-        let (journal, recovery) =
-            Journal::open(disk.clone(), options, seams.spawn.clone(), seams.entropy.clone()).await?;
-        let spool = Arc::new(Spool::open(disk.clone()).await?);
-        let options = CacheOptions { capacity: config.cache.0, ..CacheOptions::default() };
-        let cache = Cache::open(disk, options, seams.spawn.clone()).await?;
+        let device = std::fs::metadata(&config.path).map_or(0, |about| about.dev());
+        let options = CacheOptions { capacity: config.cache.0, spare: SPARE.0, ..CacheOptions::default() };
+        let cache = Cache::open(disk.clone(), options, seams.spawn.clone()).await?;
+        // Where there is no room for what follows, the cache gives way.
+        let roomy = Yielding::new(disk.clone(), cache.clone());
+        let (journal, recovery, spool) = match open_rest(config, seams, roomy).await {
+            Ok(rest) => rest,
+            Err(e) => {
+                // Its directory is to be free for the next try. An index that cannot be left costs fetches.
+                let _ = cache.close().await;
+                return Err(e);
+            }
+        };
         let recovered = Mutex::new(recovery.owners);
-        Ok(CacheDisk { config: config.clone(), journal, spool, cache, recovered })
+        Ok(CacheDisk { config: config.clone(), journal, spool, cache, disk, device, recovered })
+    }
+
+    /// What is wrong with the place it was opened in: files that are open go on working when their directory is gone.
+    pub async fn misplaced(&self) -> Option<String> {
+        let path = self.config.path.display();
+        let what = match Journal::find(&*self.disk).await {
+            Ok(Some(id)) if id == self.journal.id() => return None,
+            Ok(Some(other)) => format!("{path} holds journal {other} now, which is another disk's"),
+            Ok(None) => format!(
+                "{path} is empty or gone: the directory was removed, or the disk is not mounted any more"
+            ),
+            Err(e) => format!("{path} cannot be read: {e}"),
+        };
+        Some(format!(
+            "{what}; what is acknowledged from now on may not outlive this process: drain the volumes on it with `tidegate volume \
+             drain`, stop the gateway, bring the disk back, and start again"
+        ))
+    }
+
+    /// What is free on its file system, what it holds of that, and the most it may come to hold.
+    pub async fn room(&self) -> Result<DiskRoom> {
+        let (journal, cache) = (self.journal.usage(), self.cache.stats());
+        Ok(DiskRoom {
+            device: self.device,
+            free: self.disk.free().await?,
+            cache: cache.on_disk,
+            held: journal.on_disk + cache.on_disk + self.spool.bytes(),
+            most: [self.config.cache.0, self.config.local_segments.0.max(self.spool.bytes())]
+                .into_iter()
+                .fold(journal.most_on_disk.max(journal.on_disk), u64::saturating_add),
+        })
     }
 
     /// What the journal held of an image at start-up.
@@ -91,6 +165,8 @@ impl CacheDisk {
             cache_capacity: self.config.cache.0,
             cache_hits: cache.hits,
             cache_misses: cache.misses,
+            trouble: None,
+            warning: None,
         }
     }
 

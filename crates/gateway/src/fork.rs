@@ -60,7 +60,7 @@ impl Gateway {
     fn found_forks(&self) -> Vec<Found> {
         let volumes = self.volumes.lock();
         let mut found = Vec::new();
-        for (disk_name, disk) in &self.ground.disks {
+        for (disk_name, disk) in &self.ground.disks.working() {
             for image in disk.spool.owners() {
                 let task = volumes.values().find(|task| task.image_id() == image);
                 // Of a volume that is not open yet it is not known what will go on and what is a fork.

@@ -16,13 +16,13 @@ use portal::Portal;
 use scsi::iscsi::{Guessing, Limits, TargetRegistry};
 use tokio::sync::oneshot;
 
-use crate::catalog::{BucketRow, Catalog, VolumeRow};
-use crate::config::{Config, NAME_RULE, is_name};
-use crate::disk::CacheDisk;
+use crate::catalog::{Catalog, VolumeRow};
+use crate::config::{Config, NAME_RULE, is_name, target_name};
+use crate::disks::Disks;
 use crate::event::EventLog;
 use crate::ground::Ground;
 use crate::target::Access;
-use crate::view::{BucketView, GatewayView, ProbeView, SessionView, VolumeView};
+use crate::view::{GatewayView, SessionView, VolumeView};
 use crate::volume::VolumeTask;
 
 /// The seams a gateway stands on.
@@ -88,30 +88,21 @@ pub struct Gateway {
     lock: Mutex<Option<File>>,
     addresses: Vec<SocketAddr>,
     /// One change of the catalog at a time.
-    changing: Arc<tokio::sync::Mutex<()>>,
+    pub(crate) changing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// How long a stop waits for a change under way.
 const CHANGE_WITHIN: Duration = Duration::from_secs(2);
 
 impl Gateway {
-    /// Brings everything up. Volumes whose bucket is not there yet open later by themselves.
+    /// Brings everything up. Volumes whose bucket or cache disk is not there yet open later by themselves.
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
         config.check()?;
         make_directory(&config.data)?;
         let lock = lock_directory(&config.data)?;
         let (catalog, id) =
             Catalog::open(&config.data.join("catalog.db"), GatewayId::generate(&*seams.entropy))?;
-        let mut disks = BTreeMap::new();
-        for disk in &config.disks {
-            make_directory(&disk.path)?;
-            let known = if config.may_be_new(disk) { None } else { catalog.journal(&disk.name)? };
-            let opened = CacheDisk::open(disk, &seams, known)
-                .await
-                .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
-            catalog.set_journal(&disk.name, opened.journal.id())?;
-            disks.insert(disk.name.clone(), Arc::new(opened));
-        }
+        let disks = Disks::open(&config, &seams, &catalog).await?;
         let events = EventLog::new(seams.clock.clone());
         let targets = TargetRegistry::new(seams.entropy.clone(), Limits::default());
         targets.set_discovery(config.iscsi.discovery()?);
@@ -136,6 +127,7 @@ impl Gateway {
         }
         let rows = gateway.catalog.volumes()?;
         gateway.sort_out_journals(&rows)?;
+        gateway.keep_disks().await;
         for row in rows {
             let task = gateway.task(row);
             let work = async move {
@@ -186,38 +178,6 @@ impl Gateway {
         if let Ok(task) = self.volume(name) {
             task.opens_soon().await;
         }
-    }
-
-    /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
-    pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
-        check_name("bucket", name)?;
-        self.catalog.refuse_bucket_twice(name)?;
-        self.admit_bucket(name, url, self.ground.open_bucket(url, true)?).await
-    }
-
-    /// Probes a bucket and adds it. Other changes do not wait for the probe: a store that does not answer takes long.
-    pub(crate) async fn admit_bucket(
-        &self,
-        name: &str,
-        url: &str,
-        store: Arc<dyn Bucket>,
-    ) -> Result<ProbeView> {
-        let probe = self.ground.probe(name, &store).await?;
-        let _one = self.changing.lock().await;
-        let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
-        self.catalog.add_bucket(&row)?;
-        self.ground.take_bucket(row, store);
-        Ok(probe)
-    }
-
-    /// The buckets.
-    pub fn buckets(&self) -> Vec<BucketView> {
-        self.ground.bucket_views()
-    }
-
-    /// Probes a bucket again.
-    pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
-        self.ground.probe(name, &self.ground.bucket(name)?).await
     }
 
     /// Makes a change when it is its turn, and carries it through though the caller may be gone, as one is whose client hangs up:
@@ -393,17 +353,21 @@ impl Gateway {
     }
 
     pub(crate) fn target_name(&self, volume: &str) -> String {
-        format!("{}:{}.{volume}", self.config().iscsi.prefix, self.config().name)
+        target_name(&self.config().iscsi.prefix, &self.config().name, volume)
     }
 
     fn choose_disk(&self, wanted: Option<&str>) -> Result<String> {
         if let Some(name) = wanted {
-            return self.ground.disk(name).map(|_| name.to_owned());
+            return self.ground.disks.get(name).map(|_| name.to_owned());
         }
         let volumes = self.volumes.lock();
         let load = |disk: &&String| volumes.values().filter(|v| v.row().disk == **disk).count();
-        let least = self.ground.disks.keys().min_by_key(load);
-        least.cloned().ok_or_else(|| Error::invalid("the configuration has no cache disk"))
+        let names: Vec<String> = self.ground.disks.working().into_iter().map(|(name, _)| name).collect();
+        let least = names.iter().min_by_key(load);
+        least.cloned().ok_or_else(|| {
+            let text = "no cache disk can be used: `tidegate status` says why";
+            Error::new(ErrorKind::Unavailable, text)
+        })
     }
 
     /// All volumes.
@@ -416,13 +380,29 @@ impl Gateway {
         Ok(self.volume(name)?.view())
     }
 
-    /// Changes a volume's size.
-    pub async fn resize_volume(self: &Arc<Self>, name: &str, size: u64) -> Result<VolumeView> {
+    /// Changes a volume's size. A smaller one loses what lies behind it: `Denied` unless told `may_lose`.
+    pub async fn resize_volume(
+        self: &Arc<Self>,
+        name: &str,
+        size: u64,
+        may_lose: bool,
+    ) -> Result<VolumeView> {
         self.let_open(name).await;
         let name = name.to_owned();
         self.change("resize-volume", move |gateway| async move {
             let task = gateway.volume_to_change(&name)?;
             check_size(size, task.row().block_size)?;
+            let now = task.view().size;
+            if size < now && !may_lose {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    format!(
+                        "this makes volume {name:?} smaller, {} instead of {}: what lies behind is lost for good; say --yes to do it",
+                        ByteSize(size),
+                        ByteSize(now)
+                    ),
+                ));
+            }
             task.resize(size / SECTOR).await?;
             gateway.catalog.set_size(&name, ByteSize(size))?;
             Ok(task.view())
@@ -457,7 +437,7 @@ impl Gateway {
             id: self.ground.id.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             portals: self.addresses.iter().map(SocketAddr::to_string).collect(),
-            disks: self.ground.disks.values().map(|disk| disk.view()).collect(),
+            disks: self.ground.disks.views(),
             buckets: self.buckets(),
             volumes: self.volumes(),
             forks: self.forks(),
@@ -469,6 +449,7 @@ impl Gateway {
     /// Ends everything in good order: initiators are asked to go, volumes are closed as far as the time set allows, and
     /// what does not reach the buckets stays in the journals. `progress` hears how many bytes are still to go.
     pub async fn stop(&self, progress: impl Fn(u64)) -> Result<()> {
+        let disks = self.ground.disks.end();
         // A change under way is let finish if it is quick; one that waits for a bucket must not hold up a stop.
         let _one = tokio::time::timeout(CHANGE_WITHIN, self.changing.lock()).await;
         let portal = self.portal.lock().take();
@@ -495,11 +476,12 @@ impl Gateway {
                 }
             }
         }
-        for disk in self.ground.disks.values() {
-            disk.close().await?;
+        let mut closed = Ok(());
+        for disk in disks {
+            closed = closed.and(disk.close().await);
         }
         self.lock.lock().take();
-        Ok(())
+        closed
     }
 }
 
@@ -596,7 +578,7 @@ fn check_size(size: u64, block_size: u32) -> Result<()> {
 }
 
 /// Makes a directory that is the gateway's, and keeps all others out of it. One that is everybody's, as `/tmp` is, stays so.
-fn make_directory(path: &Path) -> Result<()> {
+pub(crate) fn make_directory(path: &Path) -> Result<()> {
     let failed =
         |e| Error::caused(ErrorKind::Denied, format!("cannot make the directory {}", path.display()), e);
     std::fs::create_dir_all(path).map_err(failed)?;

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, GatewayId, Result};
-use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying};
+use bucket::{Bucket, OpenOptions, RetryPolicy, Retrying, Switch};
 use image::{DirtyMemory, Env, Options};
 use parking_lot::Mutex;
 
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::config::Config;
 use crate::disk::CacheDisk;
+use crate::disks::Disks;
 use crate::event::EventLog;
 use crate::gateway::Seams;
 use crate::view::{BucketView, ProbeView};
@@ -21,7 +22,7 @@ pub(crate) struct Ground {
     pub seams: Seams,
     pub id: GatewayId,
     pub events: Arc<EventLog>,
-    pub disks: BTreeMap<String, Arc<CacheDisk>>,
+    pub disks: Disks,
     pub memory: Arc<DirtyMemory>,
     buckets: Mutex<BTreeMap<String, Known>>,
 }
@@ -29,7 +30,7 @@ pub(crate) struct Ground {
 /// A bucket of the catalog, or why it could not be opened the last time.
 struct Known {
     url: String,
-    bucket: Result<Arc<dyn Bucket>, String>,
+    bucket: Result<Arc<Switch>, String>,
 }
 
 /// What one volume stands on.
@@ -39,34 +40,50 @@ pub(crate) struct Footing {
 }
 
 impl Ground {
-    pub fn new(
-        config: Config,
-        seams: Seams,
-        id: GatewayId,
-        events: Arc<EventLog>,
-        disks: BTreeMap<String, Arc<CacheDisk>>,
-    ) -> Ground {
+    pub fn new(config: Config, seams: Seams, id: GatewayId, events: Arc<EventLog>, disks: Disks) -> Ground {
         let memory = DirtyMemory::new(config.memory);
         Ground { config, seams, id, events, disks, memory, buckets: Mutex::default() }
     }
 
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
-        let bucket = self.open_bucket(&row.url, false).map_err(|e| e.to_string());
+        let store = self.open_store(&row.url, false);
+        let bucket = store.map(|store| Arc::new(Switch::new(self.patient(store)))).map_err(|e| e.to_string());
         self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
     }
 
-    /// Takes a bucket in that was just added to the catalog.
+    /// Takes a bucket in that was just added to the catalog, or has another URL now: who uses it goes on there.
     pub fn take_bucket(&self, row: BucketRow, bucket: Arc<dyn Bucket>) {
-        self.buckets.lock().insert(row.name, Known { url: row.url, bucket: Ok(bucket) });
+        let mut buckets = self.buckets.lock();
+        if let Some(Known { url, bucket: Ok(switch) }) = buckets.get_mut(&row.name) {
+            *url = row.url;
+            switch.set(bucket);
+            return;
+        }
+        let bucket = Ok(Arc::new(Switch::new(bucket)));
+        buckets.insert(row.name, Known { url: row.url, bucket });
     }
 
-    /// Opens the bucket at a URL; one in a directory is made first, if it is `new`.
-    pub fn open_bucket(&self, url: &str, new: bool) -> Result<Arc<dyn Bucket>> {
+    /// Forgets a bucket that nobody uses.
+    pub fn forget_bucket(&self, name: &str) {
+        self.buckets.lock().remove(name);
+    }
+
+    /// `NotFound` if there is no such bucket.
+    pub fn refuse_unknown_bucket(&self, name: &str) -> Result<()> {
+        if self.buckets.lock().contains_key(name) { Ok(()) } else { Err(unknown_bucket(name)) }
+    }
+
+    /// The store at a URL as it is; one in a directory is made first, if it is `new`.
+    pub fn open_store(&self, url: &str, new: bool) -> Result<Arc<dyn Bucket>> {
         let options = OpenOptions { make_directory: new, ..OpenOptions::new(self.seams.clock.clone()) };
-        let store = bucket::open(url, &options)?;
+        bucket::open(url, &options)
+    }
+
+    /// A store whose calls are tried again while they fail for reasons that pass.
+    pub fn patient(&self, store: Arc<dyn Bucket>) -> Arc<dyn Bucket> {
         let retrying = Retrying::new(store, RetryPolicy::background(), self.seams.entropy.clone());
-        Ok(Arc::new(retrying.with_reading(RetryPolicy::foreground())))
+        Arc::new(retrying.with_reading(RetryPolicy::foreground()))
     }
 
     /// A bucket by name; one that could not be opened before may be there by now. `Unavailable` says why it still cannot.
@@ -74,12 +91,7 @@ impl Ground {
         let url = match self.buckets.lock().get(name) {
             Some(Known { bucket: Ok(bucket), .. }) => return Ok(bucket.clone()),
             Some(known) => known.url.clone(),
-            None => {
-                return Err(Error::new(
-                    ErrorKind::NotFound,
-                    format!("there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`"),
-                ));
-            }
+            None => return Err(unknown_bucket(name)),
         };
         self.know_bucket(BucketRow { name: name.to_owned(), url });
         match self.buckets.lock().get(name).map(|known| known.bucket.clone()) {
@@ -120,24 +132,9 @@ impl Ground {
         }
     }
 
-    /// A cache disk by name.
-    pub fn disk(&self, name: &str) -> Result<&Arc<CacheDisk>> {
-        self.disks.get(name).ok_or_else(|| {
-            let known: Vec<&str> = self.disks.keys().map(String::as_str).collect();
-            Error::new(
-                ErrorKind::NotFound,
-                format!(
-                    "there is no cache disk {name:?} in the configuration, which has {}: name one of these, or add a \
-                     [[disk]] to the file and restart",
-                    known.join(", ")
-                ),
-            )
-        })
-    }
-
-    /// What a volume stands on. `Unavailable` while its bucket is away.
+    /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away.
     pub fn footing(&self, row: &VolumeRow) -> Result<Footing> {
-        let disk = self.disk(&row.disk)?.clone();
+        let disk = self.disks.get(&row.disk)?;
         Ok(Footing { env: self.env(&disk, self.bucket(&row.bucket)?), disk })
     }
 
@@ -171,6 +168,13 @@ impl Ground {
         let report = bucket::probe(bucket, &*self.seams.entropy).await?;
         Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
     }
+}
+
+fn unknown_bucket(name: &str) -> Error {
+    let text = format!(
+        "there is no bucket {name:?}; add it with `tidegate bucket add {name} URL`, or name one of `tidegate bucket list`"
+    );
+    Error::new(ErrorKind::NotFound, text)
 }
 
 fn findings(report: &bucket::ProbeReport) -> Vec<String> {

@@ -68,7 +68,9 @@ impl Gateway {
     fn forget(&self, task: &VolumeTask, newest: Option<Epoch>) -> Result<()> {
         let row = task.row();
         let mut settled = Settled::new();
-        for disk in self.ground.disks.values().filter(|disk| disk.journal.is_settled(row.image)) {
+        for (_, disk) in
+            self.ground.disks.working().iter().filter(|(_, disk)| disk.journal.is_settled(row.image))
+        {
             if let Some(epoch) = newest.max(disk.newest_recovered(row.image)) {
                 settled.insert((disk.journal.id(), row.image), epoch);
             }
@@ -91,7 +93,9 @@ impl Gateway {
         let task = self.volume(name)?;
         task.settled()?;
         let row = task.row();
-        self.ground.disk(&row.disk)?;
+        self.ground.disks.get(&row.disk)?;
+        // Any of them may keep forks of it.
+        let disks = self.ground.disks.all()?;
         let store = self.ground.bucket(&row.bucket)?;
         if self.is_foreign(&task, &*store).await? {
             return Err(Error::fenced(format!(
@@ -117,7 +121,7 @@ impl Gateway {
         delete_image(&*store, row.image).await?;
         image::unpin_clone(&*store, &parents, row.image).await?;
         // Its newest writes are on its own disk; forks may be on others.
-        for disk in self.ground.disks.values() {
+        for disk in &disks {
             for file in disk.spool.list(row.image) {
                 disk.spool.remove(row.image, &file.name).await?;
             }
@@ -128,6 +132,51 @@ impl Gateway {
         self.forget(&task, Some(Epoch(u64::MAX)))
     }
 
+    /// Takes a volume off this gateway whose bucket is lost for good: all that it has of it here is deleted, what may be in the
+    /// bucket stays there. `Invalid` if the bucket has the volume after all.
+    pub async fn delete_without_bucket(self: &Arc<Self>, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        let delete = move |gateway: Arc<Gateway>| async move { gateway.drop_volume(&name).await };
+        self.change("delete-volume", delete).await
+    }
+
+    async fn drop_volume(&self, name: &str) -> Result<()> {
+        let task = self.volume_to_change(name)?;
+        let row = task.row();
+        let disks = self.ground.disks.all()?;
+        if let Ok(store) = self.ground.bucket(&row.bucket)
+            && chain::read_image(&*store, row.image).await.is_ok()
+        {
+            return Err(Error::invalid(format!(
+                "bucket {:?} has volume {name:?}: delete it without --without-bucket, or release it",
+                row.bucket
+            )));
+        }
+        task.hide();
+        task.abandon_image().await;
+        let mut lost = 0;
+        for disk in &disks {
+            lost += disk.journal.usage_of(row.image).bytes + disk.spool.bytes_of(row.image);
+            for file in disk.spool.list(row.image) {
+                disk.spool.remove(row.image, &file.name).await?;
+            }
+            disk.cache.invalidate_image(row.image);
+            disk.give_up(row.image);
+        }
+        self.forget(&task, Some(Epoch(u64::MAX)))?;
+        let text = format!(
+            "volume {name} was deleted here with {} that were not uploaded; whatever bucket {} still has of it stays there, below \
+             {}: if the bucket is found again, delete that with the store's own tools, or take it in with `tidegate volume adopt {name} \
+             --image {}`",
+            ByteSize(lost),
+            row.bucket,
+            chain::name::prefix(row.image),
+            row.image
+        );
+        self.ground.events.note(Severity::Warning, text);
+        Ok(())
+    }
+
     /// Whether another gateway's journal may hold what the volume's newest writes are.
     async fn is_foreign(&self, task: &VolumeTask, store: &dyn Bucket) -> Result<bool> {
         if let Some(image) = task.image() {
@@ -136,7 +185,7 @@ impl Gateway {
         match chain::load(store, task.image_id()).await {
             Ok(loaded) => Ok(!loaded.chain.clean
                 && loaded.last_owner.is_some_and(|last| {
-                    self.ground.disks.values().all(|disk| disk.journal.id() != last.journal)
+                    self.ground.disks.working().iter().all(|(_, disk)| disk.journal.id() != last.journal)
                 })),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
             Err(e) => Err(e),

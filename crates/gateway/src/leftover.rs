@@ -40,32 +40,43 @@ impl Gateway {
     ///
     /// Whatever else is unknown is kept, listed with the forks and reported.
     pub(crate) fn sort_out_journals(&self, volumes: &[VolumeRow]) -> Result<()> {
+        for (disk_name, disk) in &self.ground.disks.working() {
+            self.sort_out_journal(disk_name, disk, volumes)?;
+        }
+        Ok(())
+    }
+
+    /// The same for one disk, before any volume on it opens.
+    pub(crate) fn sort_out_journal(
+        &self,
+        disk_name: &str,
+        disk: &Arc<CacheDisk>,
+        volumes: &[VolumeRow],
+    ) -> Result<()> {
         let settled = self.catalog.settled()?;
-        for (disk_name, disk) in &self.ground.disks {
-            let journal = disk.journal.id();
-            let shown = disk.journal.owners();
-            for image in &shown {
-                if volumes.iter().any(|row| row.image == *image && row.disk == *disk_name) {
-                    continue;
-                }
-                let newest = disk.journal.newest(*image);
-                let size = ByteSize(disk.journal.usage_of(*image).bytes);
-                if newest.is_some() && newest <= settled.get(&(journal, *image)).copied() {
-                    disk.give_up(*image);
-                    let text = format!(
-                        "{size} in the journal of disk {disk_name} are free again: image {image} was released or deleted"
-                    );
-                    self.ground.events.note(Severity::Info, text);
-                } else {
-                    let name = volumes.iter().find(|row| row.image == *image).map(|row| row.name.clone());
-                    let leftover = Leftover::new(name, *image, disk_name, disk);
-                    self.ground.events.note(Severity::Warning, leftover.text());
-                }
+        let journal = disk.journal.id();
+        let shown = disk.journal.owners();
+        for image in &shown {
+            if volumes.iter().any(|row| row.image == *image && row.disk == disk_name) {
+                continue;
             }
-            // What is not shown any more never comes back.
-            for (_, image) in settled.keys().filter(|(of, image)| *of == journal && !shown.contains(image)) {
-                self.catalog.unsettle(journal, *image)?;
+            let newest = disk.journal.newest(*image);
+            let size = ByteSize(disk.journal.usage_of(*image).bytes);
+            if newest.is_some() && newest <= settled.get(&(journal, *image)).copied() {
+                disk.give_up(*image);
+                let text = format!(
+                    "{size} in the journal of disk {disk_name} are free again: image {image} was released or deleted"
+                );
+                self.ground.events.note(Severity::Info, text);
+            } else {
+                let name = volumes.iter().find(|row| row.image == *image).map(|row| row.name.clone());
+                let leftover = Leftover::new(name, *image, disk_name, disk);
+                self.ground.events.note(Severity::Warning, leftover.text());
             }
+        }
+        // What is not shown any more never comes back.
+        for (_, image) in settled.keys().filter(|(of, image)| *of == journal && !shown.contains(image)) {
+            self.catalog.unsettle(journal, *image)?;
         }
         Ok(())
     }
@@ -74,7 +85,7 @@ impl Gateway {
     pub(crate) fn leftovers(&self) -> Vec<Leftover> {
         let volumes = self.volumes.lock();
         let mut found = Vec::new();
-        for (disk_name, disk) in &self.ground.disks {
+        for (disk_name, disk) in &self.ground.disks.working() {
             for image in disk.journal.owners() {
                 let row = volumes.values().map(|task| task.row()).find(|row| row.image == image);
                 if row.as_ref().is_none_or(|row| row.disk != *disk_name) && !disk.journal.is_attached(image) {

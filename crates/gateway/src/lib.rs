@@ -2,9 +2,11 @@
 //!
 //! Everything here is plain views and commands; how they travel is for the crates above.
 
+mod buckets;
 mod catalog;
 mod config;
 mod disk;
+mod disks;
 mod event;
 mod fork;
 mod gateway;
@@ -16,6 +18,7 @@ mod target;
 mod view;
 mod volume;
 
+pub use bucket::directory_of;
 pub use config::{Config, DiskConfig, IscsiConfig, Program, UploadConfig};
 pub use event::EventView;
 pub use fork::OpenFork;

@@ -11,6 +11,8 @@ use bytes::Bytes;
 use image::Image;
 use local::{OsEntropy, SystemClock, TokioSpawn};
 
+mod buckets;
+mod disks;
 mod leaving;
 mod leftover;
 mod trouble;
@@ -145,6 +147,13 @@ fn configuration_is_checked() {
         (format!("{good}[upload]\nage = '5'\n"), "no time"),
         (format!("{good}[upload]\nparallel = 0\n"), "parallel"),
         (format!("{good}[[disk]]\nname = 's'\npath = '/t'\n"), "names and paths must differ"),
+        (format!("{good}journal = '256'\n"), "journal = \"256 B\" is too little: write at least \"64 MiB\""),
+        (format!("{good}cache = '0 MiB'\n"), "cache = \"0 B\" is too little: write at least \"16 MiB\""),
+        (format!("memory = '1 MiB'\n{good}"), "write at least \"16 MiB\""),
+        (format!("{good}[iscsi]\nlisten = []\n"), "name at least one address"),
+        (format!("{good}[iscsi]\nprefix = 'disks'\n"), "prefix = \"disks\""),
+        (format!("{good}[iscsi]\nprefix = 'iqn.2026-13.org.x'\n"), "write it as in"),
+        (format!("{good}[iscsi]\nprefix = 'iqn.2026-11.{}'\n", "x".repeat(150)), "too long"),
         (format!("{good}journal = '8 GiB'\nlocal_segments = '1023 MiB'\n"), "an eighth of journal"),
         (good.replace("name = 'a'", "name = 'A b'"), "1 to 64 characters"),
         ("name = 'a'\ndata = '/d'\ndisk = []\n".into(), "at least one"),
@@ -230,7 +239,13 @@ async fn the_life_of_a_volume() {
     }
 
     write(&one, "vol1", 8, 7).await;
-    assert_eq!(one.resize_volume("vol1", 128 << 20).await.unwrap().size, 128 << 20);
+    assert_eq!(one.resize_volume("vol1", 128 << 20, false).await.unwrap().size, 128 << 20);
+    assert_eq!(one.resize_volume("vol1", 256 << 20, false).await.unwrap().size, 256 << 20);
+    let refused = one.resize_volume("vol1", 128 << 20, false).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(refused.to_string().contains("128 MiB instead of 256 MiB"), "{refused}");
+    assert_eq!(one.show_volume("vol1").unwrap().size, 256 << 20);
+    assert_eq!(one.resize_volume("vol1", 128 << 20, true).await.unwrap().size, 128 << 20);
     write(&one, "vol1", (100 << 20) / 512, 9).await;
     let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
     let access = Access { chap: vec![user], ..Access::default() };

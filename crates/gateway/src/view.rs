@@ -30,7 +30,7 @@ pub struct GatewayView {
 }
 
 /// A cache disk.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct DiskView {
     /// Its name.
     pub name: String,
@@ -50,6 +50,10 @@ pub struct DiskView {
     pub cache_hits: u64,
     /// Reads it did not.
     pub cache_misses: u64,
+    /// Why it cannot be used, or what has become of it while it was.
+    pub trouble: Option<String>,
+    /// What should be seen to before it becomes trouble.
+    pub warning: Option<String>,
 }
 
 /// A bucket.

@@ -99,7 +99,7 @@ pub trait DiskFile: Send + Sync + Debug {
     }
 
     /// Whether writing, [`DiskFile::write_durable`] included, is over when its future has been polled once: the calling thread
-    /// waits for the disk.
+    /// waits for the disk. Only where room has to be made first may it take longer.
     fn writes_at_once(&self) -> bool {
         false
     }

@@ -9,6 +9,7 @@ pub mod journal;
 mod os;
 mod simdisk;
 mod spool;
+mod yielding;
 
 pub use cache::{Cache, CacheOptions, CacheStats, LineKey, Lookup};
 pub use disk::{Disk, DiskFile};
@@ -19,3 +20,4 @@ pub use journal::{
 pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};
 pub use spool::{Spool, SpoolFile};
+pub use yielding::Yielding;

@@ -149,6 +149,9 @@ pub enum Volume {
         /// The new size. What lies behind a smaller one is lost.
         #[arg(long, value_parser = size)]
         size: ByteSize,
+        /// Do it though it is smaller.
+        #[arg(long)]
+        yes: bool,
     },
     /// Change who may use a volume. What is not said is cleared.
     Access {
@@ -199,6 +202,9 @@ pub enum Volume {
         /// Delete the forks of it too: writes that are nowhere else.
         #[arg(long)]
         with_forks: bool,
+        /// Its bucket is lost for good: delete only what is here, forks included.
+        #[arg(long, conflicts_with = "with_forks")]
+        without_bucket: bool,
     },
 }
 
@@ -214,6 +220,18 @@ pub enum Bucket {
     },
     /// List all buckets.
     List,
+    /// Give a bucket another URL: the same store under a new address, or with other parameters.
+    Change {
+        /// Its name.
+        name: String,
+        /// Where it is now.
+        url: String,
+    },
+    /// Forget a bucket that none of this gateway's volumes is in. What is in it stays.
+    Remove {
+        /// Its name.
+        name: String,
+    },
     /// Probe a bucket again.
     Probe {
         /// Its name.

@@ -14,7 +14,7 @@ use gateway::{
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::cli::Demo;
-use crate::run::{log_to_stderr, seams, stop, until_stopped};
+use crate::run::{absolute, log_to_stderr, seams, stop, until_stopped};
 use crate::say;
 use crate::show::reachable;
 
@@ -33,7 +33,10 @@ pub async fn run(wanted: Demo) -> Result<()> {
     let seams = seams();
     let gateway = Gateway::start(config, seams.clone()).await?;
     let _api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
-    let bucket = wanted.bucket.clone().unwrap_or_else(|| data.join("bucket").display().to_string());
+    let bucket = match &wanted.bucket {
+        Some(url) => absolute(url)?,
+        None => data.join("bucket").display().to_string(),
+    };
     let volume = match prepare(&gateway, &bucket, &wanted).await {
         Ok(volume) => volume,
         Err(e) => {
@@ -74,7 +77,9 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
 async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
     match gateway.buckets().first() {
         None => drop(gateway.add_bucket(BUCKET, url).await?),
-        Some(known) if known.url != url.split('?').next().unwrap_or_default() => {
+        Some(known)
+            if !is_same(&known.url, url) && !demo.bucket.as_ref().is_some_and(|u| is_same(&known.url, u)) =>
+        {
             return Err(Error::invalid(format!(
                 "this demo's data is in {}; give the same --bucket or another --data",
                 known.url
@@ -114,6 +119,11 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<Volum
             }
         }
     }
+}
+
+/// Whether a URL is the one that is known, apart from its parameters.
+fn is_same(known: &str, url: &str) -> bool {
+    url.split('?').next() == Some(known)
 }
 
 fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {

@@ -128,8 +128,8 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         }
         Volume::List => show::volumes(&client.volumes().await?),
         Volume::Show { name } => show::volume(&client.volume(&name).await?, &client.status().await?.portals),
-        Volume::Resize { name, size } => {
-            show::volume(&client.resize(&name, size.0).await?, &client.status().await?.portals)
+        Volume::Resize { name, size, yes } => {
+            show::volume(&client.resize(&name, size.0, yes).await?, &client.status().await?.portals)
         }
         Volume::Access { name, rules } => {
             show::volume(&client.set_access(&name, &rules.access()?).await?, &client.status().await?.portals)
@@ -145,7 +145,14 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         Volume::DiscardFork { fork, yes: false } => Err(Error::invalid(format!(
             "this gives up {fork:?}, acknowledged writes that are nowhere else; say --yes to do it"
         ))),
-        Volume::Delete { name, yes: true, with_forks } => client.delete(&name, with_forks).await,
+        Volume::Delete { name, yes: true, without_bucket: true, .. } => {
+            client.delete_without_bucket(&name).await
+        }
+        Volume::Delete { name, yes: true, with_forks, .. } => client.delete(&name, with_forks).await,
+        Volume::Delete { name, yes: false, without_bucket: true, .. } => Err(Error::invalid(format!(
+            "this deletes all that the gateway has of volume {name:?}, also what is not in its bucket yet and its forks, and leaves in the \
+             bucket whatever is there; say --yes to do it"
+        ))),
         Volume::Delete { name, yes: false, .. } => Err(Error::invalid(format!(
             "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"
         ))),
@@ -155,19 +162,22 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
 async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
     match verb {
         Bucket::Add { name, url } => show::probe(&client.add_bucket(&name, &absolute(&url)?).await?),
+        Bucket::Change { name, url } => show::probe(&client.change_bucket(&name, &absolute(&url)?).await?),
+        Bucket::Remove { name } => client.remove_bucket(&name).await,
         Bucket::List => show::buckets(&client.buckets().await?),
         Bucket::Probe { name } => show::probe(&client.probe(&name).await?),
     }
 }
 
-/// A plain path means the same to the daemon as it does here.
-fn absolute(url: &str) -> Result<String> {
-    if url.contains(':') {
+/// A path, plain or behind `dir://` or `file://`, means the same to the daemon as it does here.
+pub fn absolute(url: &str) -> Result<String> {
+    let Some(path) = gateway::directory_of(url).filter(|path| !path.is_empty()) else {
         return Ok(url.to_owned());
-    }
-    let path = std::path::absolute(Path::new(url))
+    };
+    let whole = std::path::absolute(Path::new(path))
         .map_err(|e| Error::caused(ErrorKind::Invalid, format!("{url:?} is no path"), e))?;
-    Ok(path.display().to_string())
+    let scheme = url.strip_suffix(path).unwrap_or_default();
+    Ok(format!("{scheme}{}", whole.display()))
 }
 
 impl Rules {
@@ -185,3 +195,6 @@ impl Rules {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -172,6 +172,11 @@ pub fn status(g: &GatewayView) -> Result<()> {
         ]);
     }
     text.push_str(&table(rows));
+    for d in &g.disks {
+        for what in d.trouble.iter().chain(&d.warning) {
+            text.push_str(&format!("{}: {what}\n", d.name));
+        }
+    }
     if !g.forks.is_empty() {
         text.push('\n');
         text.push_str(&fork_table(&g.forks));
@@ -190,7 +195,8 @@ pub fn status(g: &GatewayView) -> Result<()> {
     }
     text.push_str(&table(rows));
     for e in g.events.iter().rev().take(10).rev() {
-        text.push_str(&format!("{}: {}\n", e.severity, e.text));
+        let times = if e.times > 1 { format!(" ({} times)", e.times) } else { String::new() };
+        text.push_str(&format!("{}: {}{times}\n", e.severity, e.text));
     }
     print(&text)
 }

@@ -37,7 +37,7 @@ async fn a_volume_being_released_refuses_changes_and_goes_without_its_asker() {
     for (what, refused) in [
         ("release", one.release_volume("vol1").await.map(drop)),
         ("delete", one.delete_volume("vol1", true).await),
-        ("resize", one.resize_volume("vol1", 128 << 20).await.map(drop)),
+        ("resize", one.resize_volume("vol1", 128 << 20, false).await.map(drop)),
         ("access", one.set_access("vol1", access()).await.map(drop)),
         ("adopt", one.adopt_volume(back.clone()).await.map(drop)),
         ("create", one.create_volume(in_second("vol1")).await.map(drop)),
@@ -48,7 +48,7 @@ async fn a_volume_being_released_refuses_changes_and_goes_without_its_asker() {
     }
     // Other volumes do not wait.
     let others = async {
-        one.resize_volume("vol2", 128 << 20).await.unwrap();
+        one.resize_volume("vol2", 128 << 20, false).await.unwrap();
         one.create_volume(in_second("vol4")).await.unwrap();
     };
     tokio::time::timeout(Duration::from_secs(5), others).await.expect("others waited for the release");
@@ -129,7 +129,7 @@ async fn changes_are_carried_through_without_their_asker() {
     until(|| one.show_volume("vol1").is_ok_and(|view| view.state == "open")).await;
     write(&one, "vol1", (60 << 20) / 512, 7).await;
     // The tail goes before the size is changed: one without the other would be a disk that lost data.
-    hang_up(one.resize_volume("vol1", 32 << 20)).await;
+    hang_up(one.resize_volume("vol1", 32 << 20, true)).await;
     until(|| one.show_volume("vol1").unwrap().size == 32 << 20).await;
     until(|| one.catalog.volumes().unwrap()[0].size == ByteSize::mib(32)).await;
     hang_up(one.delete_volume("vol1", false)).await;

@@ -6,7 +6,7 @@ use crate::catalog::Settled;
 
 /// Images that the journal holds something of.
 fn owners(gateway: &Gateway) -> usize {
-    gateway.ground.disks["ssd"].journal.owners().len()
+    gateway.ground.disks.get("ssd").unwrap().journal.owners().len()
 }
 
 fn events(gateway: &Gateway, text: &str) -> usize {

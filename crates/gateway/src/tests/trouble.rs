@@ -41,7 +41,7 @@ async fn a_volume_whose_bucket_comes_late_is_shown_and_started_then() {
     assert!(again.buckets()[0].trouble.as_ref().is_some_and(|why| why.contains(away)));
     unavailable(again.delete_volume("vol1", true).await, away);
     unavailable(again.release_volume("vol1").await, away);
-    unavailable(again.resize_volume("vol1", 128 << 20).await, away);
+    unavailable(again.resize_volume("vol1", 128 << 20, false).await, away);
     let taken = again.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap_err();
     assert_eq!(taken.kind(), ErrorKind::Exists, "{taken}");
     assert_eq!(std::fs::read_dir(&bucket).unwrap().count(), 0, "a bucket was made at the mount point");
@@ -63,7 +63,7 @@ async fn a_verb_right_after_the_start_finds_the_volume_open() {
     first.stop(|_| ()).await.unwrap();
     drop(first);
     let again = gateway(&scratch.0, "one", "200 ms").await;
-    assert_eq!(again.resize_volume("vol1", 128 << 20).await.unwrap().size, 128 << 20);
+    assert_eq!(again.resize_volume("vol1", 128 << 20, false).await.unwrap().size, 128 << 20);
     again.stop(|_| ()).await.unwrap();
     drop(again);
     let last = gateway(&scratch.0, "one", "200 ms").await;
@@ -164,7 +164,7 @@ async fn a_bucket_that_does_not_answer_its_probe_holds_nothing_up() {
     let adding = |name: &'static str| one.admit_bucket(name, "mem:deaf", store.clone());
     let change = async {
         until(|| faults.calls() > 0).await;
-        tokio::time::timeout(Duration::from_secs(5), one.resize_volume("vol1", 128 << 20)).await
+        tokio::time::timeout(Duration::from_secs(5), one.resize_volume("vol1", 128 << 20, false)).await
     };
     tokio::select! {
         biased;

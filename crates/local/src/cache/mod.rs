@@ -42,11 +42,13 @@ pub struct CacheOptions {
     pub index_budget: u64,
     /// Bytes of lines waiting to be written; beyond it inserts are dropped.
     pub queue: u64,
+    /// Free bytes of the file system that the cache does not grow into.
+    pub spare: u64,
 }
 
 impl Default for CacheOptions {
     fn default() -> CacheOptions {
-        CacheOptions { capacity: 16 << 30, index_budget: 128 << 20, queue: 32 << 20 }
+        CacheOptions { capacity: 16 << 30, index_budget: 128 << 20, queue: 32 << 20, spare: 0 }
     }
 }
 
@@ -111,6 +113,8 @@ pub struct CacheStats {
     pub lines: u64,
     /// How many lines there is room for.
     pub room: u64,
+    /// Bytes of its files.
+    pub on_disk: u64,
 }
 
 #[derive(Default)]
@@ -135,6 +139,8 @@ struct Shared {
     disk: Arc<dyn Disk>,
     shards: Vec<Mutex<Shard>>,
     slabs: RwLock<Vec<Option<Arc<dyn DiskFile>>>>,
+    /// Held by whoever makes or removes slabs.
+    sizing: tokio::sync::Mutex<writer::Bounds>,
     queue: Mutex<Queue>,
     work: Notify,
     /// Told when the queue has room again, or will never have any.
@@ -202,6 +208,7 @@ impl Cache {
             disk,
             shards: shards.into_iter().map(Mutex::new).collect(),
             slabs: RwLock::new(slabs),
+            sizing: tokio::sync::Mutex::new(writer::Bounds::new(lines, options.spare)),
             queue: Mutex::new(Queue::new(options.queue)),
             work: Notify::new(),
             room: Notify::new(),
@@ -337,9 +344,17 @@ impl Cache {
 
     /// Sets other bounds. Lines beyond them go, and their room on the disk is given back, in the background.
     pub fn resize(&self, options: CacheOptions) {
-        self.0.queue.lock().resize(options.queue, lines_for(&options));
+        let bounds = writer::Bounds::new(lines_for(&options), options.spare);
+        self.0.queue.lock().resize(options.queue, bounds);
         self.0.work.notify_one();
         self.0.room.notify_waiters();
+    }
+
+    /// Gives some of its room on the disk to data that has no other home: the lines of one file go, and what they took is free
+    /// when this returns. How many bytes that were; 0 if there is nothing left to give. The cache grows again when there is
+    /// room to spare.
+    pub async fn give_way(&self) -> u64 {
+        writer::give_way(&self.0).await
     }
 
     /// What it has done so far.
@@ -359,6 +374,7 @@ impl Cache {
             corrupt: get(&c.corrupt),
             lines,
             room,
+            on_disk: self.0.slabs.read().iter().flatten().count() as u64 * writer::SLAB,
         }
     }
 

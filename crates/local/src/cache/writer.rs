@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
-use base::Result;
+use base::{Error, ErrorKind, Result};
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::shard::Sums;
 use super::{BLOCK, LINE, LineKey, SHARDS, SLAB_LINES, Shared, count, slab_name};
@@ -14,6 +16,8 @@ use crate::disk::DiskFile;
 pub(super) const SLAB: u64 = SLAB_LINES as u64 * LINE as u64;
 /// How many lines are taken from the queue at a time.
 const BATCH: usize = 64;
+/// How often a cache that gave way looks whether it may grow again.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Where a slot starts in its slab, in bytes.
 pub(super) fn offset_of(slot: u32) -> u64 {
@@ -27,9 +31,25 @@ pub(super) struct Queue {
     limit: u64,
     /// What is being written, without those that were cancelled meanwhile.
     writing: Vec<LineKey>,
-    /// How many lines the cache shall have room for, if that is to change.
-    room: Option<u32>,
+    /// Other bounds, if they are to change.
+    bounds: Option<Bounds>,
     closed: bool,
+}
+
+/// How big the cache may get.
+pub(super) struct Bounds {
+    /// How many lines it shall have room for; it has less where the disk has.
+    lines: u32,
+    /// Free bytes of the file system that it does not grow into.
+    spare: u64,
+    /// When the disk was last asked for more room.
+    looked: Option<Instant>,
+}
+
+impl Bounds {
+    pub fn new(lines: u32, spare: u64) -> Bounds {
+        Bounds { lines, spare, looked: None }
+    }
 }
 
 /// What became of a line that was offered.
@@ -45,7 +65,7 @@ pub(super) enum Push {
 impl Queue {
     pub fn new(limit: u64) -> Queue {
         let lines = VecDeque::new();
-        Queue { lines, bytes: 0, limit, writing: Vec::new(), room: None, closed: false }
+        Queue { lines, bytes: 0, limit, writing: Vec::new(), bounds: None, closed: false }
     }
 
     pub fn push(&mut self, key: LineKey, data: &Bytes) -> Push {
@@ -67,9 +87,9 @@ impl Queue {
         self.writing.retain(|k| !which(k));
     }
 
-    pub fn resize(&mut self, limit: u64, room: u32) {
+    pub fn resize(&mut self, limit: u64, bounds: Bounds) {
         self.limit = limit;
-        self.room = Some(room);
+        self.bounds = Some(bounds);
     }
 
     /// Takes no more. Those who wait for room have to be told.
@@ -88,15 +108,18 @@ impl Queue {
 
 pub(super) async fn run(shared: Arc<Shared>) {
     loop {
-        let (room, batch, closed) = {
+        let (bounds, batch, closed) = {
             let mut queue = shared.queue.lock();
-            (queue.room.take(), queue.take(), queue.closed)
+            (queue.bounds.take(), queue.take(), queue.closed)
         };
-        if let Some(room) = room {
-            set_room(&shared, room).await;
+        if let Some(bounds) = bounds {
+            let mut known = shared.sizing.lock().await;
+            set_room(&shared, bounds.lines).await;
+            *known = bounds;
         }
         if !batch.is_empty() {
             shared.room.notify_waiters();
+            grow(&shared).await;
             for (key, data) in batch {
                 write(&shared, key, data).await;
             }
@@ -149,7 +172,11 @@ async fn slab(shared: &Shared, slab: u32) -> Result<Arc<dyn DiskFile>> {
     if let Some(file) = shared.slabs.read().get(slab as usize).cloned().flatten() {
         return Ok(file);
     }
-    match make_slab(shared, slab).await {
+    let bounds = shared.sizing.lock().await;
+    if slab * SLAB_LINES >= room(shared) {
+        return Err(no_room("the cache gave way meanwhile"));
+    }
+    match make_slab(shared, slab, bounds.spare).await {
         Ok(file) => {
             let mut slabs = shared.slabs.write();
             let len = slabs.len().max(slab as usize + 1);
@@ -158,20 +185,23 @@ async fn slab(shared: &Shared, slab: u32) -> Result<Arc<dyn DiskFile>> {
             Ok(file)
         }
         Err(e) => {
-            let room = (slab * SLAB_LINES).max(SHARDS) / SHARDS;
-            for shard in &shared.shards {
-                let mut shard = shard.lock();
-                let less = room.min(shard.room());
-                shard.set_room(less);
-            }
+            set_room(shared, slab * SLAB_LINES).await;
             Err(e)
         }
     }
 }
 
-async fn make_slab(shared: &Shared, slab: u32) -> Result<Arc<dyn DiskFile>> {
+/// Nobody is told of it: what cannot be kept is fetched again.
+fn no_room(why: &'static str) -> Error {
+    Error::new(ErrorKind::NoSpace, why)
+}
+
+async fn make_slab(shared: &Shared, slab: u32, spare: u64) -> Result<Arc<dyn DiskFile>> {
     let name = slab_name(slab);
     shared.disk.remove(&name).await?;
+    if spare > 0 && shared.disk.free().await? < SLAB + spare {
+        return Err(no_room("what is free on the disk is left to dirty data"));
+    }
     let file = shared.disk.create(&name, 0).await?;
     if let Err(e) = file.set_len(SLAB).await {
         shared.disk.remove(&name).await?;
@@ -180,19 +210,50 @@ async fn make_slab(shared: &Shared, slab: u32) -> Result<Arc<dyn DiskFile>> {
     Ok(file)
 }
 
+/// How many lines there is room for.
+fn room(shared: &Shared) -> u32 {
+    shared.shards.iter().map(|shard| shard.lock().room()).sum()
+}
+
+/// Gives the cache more or less room; files that it has no use for any more go. What they took is free then, even while
+/// somebody reads one.
 async fn set_room(shared: &Shared, room: u32) {
     for shard in &shared.shards {
         shard.lock().set_room(room / SHARDS);
     }
     let first_unused = room.div_ceil(SLAB_LINES);
-    let unused: Vec<u32> = {
+    let unused: Vec<_> = {
         let mut slabs = shared.slabs.write();
-        let unused = (first_unused..slabs.len() as u32).collect();
-        slabs.truncate(first_unused as usize);
-        unused
+        let from = (first_unused as usize).min(slabs.len());
+        (first_unused..).zip(slabs.drain(from..)).filter_map(|(slab, file)| Some((slab, file?))).collect()
     };
-    for slab in unused {
+    for (slab, file) in unused {
         // What stays behind is removed at the next start.
+        let _ = file.set_len(0).await;
         let _ = shared.disk.remove(&slab_name(slab)).await;
+    }
+}
+
+/// Gives up the last file. How many bytes that makes free.
+pub(super) async fn give_way(shared: &Shared) -> u64 {
+    let mut bounds = shared.sizing.lock().await;
+    let last = shared.slabs.read().iter().rposition(Option::is_some);
+    let Some(last) = last else { return 0 };
+    set_room(shared, last as u32 * SLAB_LINES).await;
+    bounds.looked = Some(Instant::now());
+    SLAB
+}
+
+/// A cache that gave way, or found no room, gets room for one more file if the disk has it by now.
+async fn grow(shared: &Shared) {
+    let now_room = room(shared);
+    let mut bounds = shared.sizing.lock().await;
+    let soon = bounds.looked.is_some_and(|at| at.elapsed() < LOOK);
+    if soon || now_room >= bounds.lines / SHARDS * SHARDS {
+        return;
+    }
+    bounds.looked = Some(Instant::now());
+    if shared.disk.free().await.is_ok_and(|free| free >= SLAB + bounds.spare) {
+        set_room(shared, (now_room + SLAB_LINES).min(bounds.lines)).await;
     }
 }

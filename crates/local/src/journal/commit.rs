@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use base::{AlignedBuf, Error, ErrorKind, ImageId, Result};
@@ -138,14 +138,7 @@ pub(super) fn commit_here(shared: &Shared) -> bool {
             Work::NewFile => return false,
         }
     };
-    let written = {
-        let write = pin!(committer.write_batch(shared, batch));
-        match write.poll(&mut Context::from_waker(Waker::noop())) {
-            Poll::Ready(written) => written,
-            Poll::Pending => Err(Error::internal("a file that writes at once did not")),
-        }
-    };
-    if let Err(e) = written {
+    if let Err(e) = wait_here(committer.write_batch(shared, batch)) {
         shared.poison(held, e);
         return true;
     }
@@ -155,6 +148,31 @@ pub(super) fn commit_here(shared: &Shared) -> bool {
         shared.work.notify_one();
     }
     true
+}
+
+/// Carries out what is over when it has been polled once, unless room has to be made on the disk first: for that this thread waits.
+fn wait_here<T>(work: impl Future<Output = T>) -> T {
+    // On this thread nothing goes on before it is over: it must not be told to let others have a turn.
+    let mut work = pin!(tokio::task::unconstrained(work));
+    if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+        return done;
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    loop {
+        if let Poll::Ready(done) = work.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return done;
+        }
+        std::thread::park();
+    }
+}
+
+/// Wakes a thread that waits here.
+struct Unpark(std::thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
 impl Committer {
@@ -622,3 +640,6 @@ pub(super) async fn make_file(shared: &Shared, slot: u32) -> Result<Arc<dyn Disk
     file.write_durable(0, &[blank.encode().into_bytes()]).await.map_err(within)?;
     Ok(file)
 }
+
+#[cfg(test)]
+mod tests;

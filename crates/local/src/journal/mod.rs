@@ -378,6 +378,8 @@ impl Journal {
             used: state.space.used(),
             reserved: state.space.reserved(),
             available: state.space.available(),
+            on_disk: state.space.on_disk(),
+            most_on_disk: state.space.most_on_disk(),
             pinned_by: pins.max().map(|(_, id)| id),
         }
     }

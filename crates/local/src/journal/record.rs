@@ -175,6 +175,10 @@ pub struct JournalUsage {
     pub reserved: u64,
     /// What could be reserved now.
     pub available: u64,
+    /// Bytes of its files.
+    pub on_disk: u64,
+    /// The most that its files may come to, unless more is recovered.
+    pub most_on_disk: u64,
     /// The owner with the most bytes in the oldest file: whoever wants room asks this one first.
     pub pinned_by: Option<ImageId>,
 }

@@ -260,6 +260,16 @@ impl Space {
         self.limit * self.usable
     }
 
+    /// Bytes of all files.
+    pub fn on_disk(&self) -> u64 {
+        self.slots.len() as u64 * self.file_size
+    }
+
+    /// The most that the files come to when the capacity is used up.
+    pub fn most_on_disk(&self) -> u64 {
+        (self.limit + 2) * self.file_size
+    }
+
     /// Bytes of batches in files that are needed.
     pub fn used(&self) -> u64 {
         self.live.values().filter(|l| l.pins > 0).map(|l| l.end - FILE_HEADER).sum()

@@ -1,0 +1,156 @@
+//! Buckets come, move to another address, and go.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use base::{Error, ErrorKind, Result};
+use bucket::Bucket;
+use image::Severity;
+
+use crate::catalog::{BucketRow, VolumeRow};
+use crate::gateway::{Gateway, check_name};
+use crate::view::{BucketView, ProbeView};
+
+impl Gateway {
+    /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
+    pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
+        check_name("bucket", name)?;
+        self.catalog.refuse_bucket_twice(name)?;
+        refuse_relative(url)?;
+        let store = self.ground.open_store(url, true)?;
+        bucket::greet(&*store).await?;
+        self.admit_bucket(name, url, self.ground.patient(store)).await
+    }
+
+    /// Probes a bucket and adds it. Other changes do not wait for the probe: a store that does not answer takes long.
+    pub(crate) async fn admit_bucket(
+        &self,
+        name: &str,
+        url: &str,
+        store: Arc<dyn Bucket>,
+    ) -> Result<ProbeView> {
+        let probe = self.ground.probe(name, &store).await?;
+        let _one = self.changing.lock().await;
+        let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
+        self.catalog.add_bucket(&row)?;
+        self.ground.take_bucket(row, store);
+        Ok(probe)
+    }
+
+    /// The buckets.
+    pub fn buckets(&self) -> Vec<BucketView> {
+        self.ground.bucket_views()
+    }
+
+    /// Probes a bucket again.
+    pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
+        self.ground.probe(name, &self.ground.bucket(name)?).await
+    }
+
+    /// Forgets a bucket; what is in it stays there. `Denied` while volumes of this gateway are in it.
+    pub async fn remove_bucket(self: &Arc<Self>, name: &str) -> Result<()> {
+        let name = name.to_owned();
+        self.change("remove-bucket", |gateway| async move {
+            gateway.ground.refuse_unknown_bucket(&name)?;
+            let users: Vec<String> = gateway.users_of(&name).into_iter().map(|row| row.name).collect();
+            if !users.is_empty() {
+                return Err(Error::new(
+                    ErrorKind::Denied,
+                    format!(
+                        "bucket {name:?} holds volumes of this gateway: {}; release or delete them first (if the bucket is lost for \
+                         good, with `tidegate volume delete NAME --without-bucket`)",
+                        users.join(", ")
+                    ),
+                ));
+            }
+            gateway.catalog.remove_bucket(&name)?;
+            gateway.ground.forget_bucket(&name);
+            Ok(())
+        })
+        .await
+    }
+
+    fn users_of(&self, bucket: &str) -> Vec<VolumeRow> {
+        let volumes = self.volumes.lock();
+        volumes.values().map(|task| task.row()).filter(|row| row.bucket == bucket).collect()
+    }
+
+    /// Gives a bucket another URL: the same store under a new address, or with other credentials. Open volumes go on there at once.
+    /// `Denied` if it is another store.
+    pub async fn change_bucket(self: &Arc<Self>, name: &str, url: &str) -> Result<ProbeView> {
+        self.ground.refuse_unknown_bucket(name)?;
+        refuse_relative(url)?;
+        let store = self.ground.open_store(url, false)?;
+        bucket::greet(&*store).await?;
+        let store = self.ground.patient(store);
+        let probe = self.ground.probe(name, &store).await?;
+        let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
+        self.change("change-bucket", |gateway| async move {
+            gateway.ground.refuse_unknown_bucket(&row.name)?;
+            gateway.refuse_another_store(&row.name, &store).await?;
+            gateway.catalog.set_url(&row)?;
+            let text = format!("bucket {} is at {} now", row.name, store.url());
+            gateway.ground.take_bucket(row, store);
+            gateway.ground.events.note(Severity::Info, text);
+            Ok(())
+        })
+        .await?;
+        Ok(probe)
+    }
+
+    /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, the store must hold each of
+    /// its volumes, and not as they were at an earlier time, as in a copy.
+    async fn refuse_another_store(&self, name: &str, store: &Arc<dyn Bucket>) -> Result<()> {
+        if let Ok(known) = self.ground.bucket(name) {
+            match bucket::is_same_store(&*known, &**store, &*self.ground.seams.entropy).await {
+                Ok(true) => return Ok(()),
+                Ok(false) => {
+                    return Err(another(
+                        name,
+                        "what was written there just now is not seen in the bucket as it is",
+                    ));
+                }
+                // It is away: that may be why it is to be changed.
+                Err(e) => tracing::info!("bucket {name} does not answer where it was: {e}"),
+            }
+        }
+        for row in self.users_of(name) {
+            let volume = &row.name;
+            let loaded = match chain::load(&**store, row.image).await {
+                Ok(loaded) => loaded,
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    return Err(another(name, &format!("volume {volume} is not there")));
+                }
+                Err(e) => return Err(e.within(format!("looking for volume {volume} at {}", store.url()))),
+            };
+            let here =
+                self.volumes.lock().get(volume).and_then(|task| task.image()).map(|image| image.epoch());
+            let disk = self.ground.disks.get(&row.disk).ok();
+            let known = here.max(disk.and_then(|disk| disk.newest_recovered(row.image)));
+            if loaded.last_owner.as_ref().map(|owner| owner.epoch) < known {
+                return Err(another(name, &format!("volume {volume} is there as it was at an earlier time")));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn another(name: &str, why: &str) -> Error {
+    Error::new(
+        ErrorKind::Denied,
+        format!(
+            "this is not the store of bucket {name:?}: {why}; check the URL, prefix included, or add it as a bucket of its own with \
+             `tidegate bucket add`"
+        ),
+    )
+}
+
+/// A path that is relative would mean a place below the directory in which the gateway happens to run.
+fn refuse_relative(url: &str) -> Result<()> {
+    match bucket::directory_of(url) {
+        Some(path) if !Path::new(path).is_absolute() => Err(Error::invalid(format!(
+            "{url:?} is relative to nothing that is known here: write the whole path, as in \"dir:///srv/bucket\""
+        ))),
+        _ => Ok(()),
+    }
+}

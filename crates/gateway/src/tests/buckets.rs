@@ -1,0 +1,140 @@
+//! Buckets that are added, and what is found out about them then.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_path_that_is_relative_to_the_daemon_is_refused() {
+    let scratch = Scratch::new("relative");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    for url in ["dir://bucket", "file://./bucket", "bucket", "./bucket"] {
+        let refused = one.add_bucket("main", url).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Invalid);
+        assert!(refused.to_string().contains("write the whole path"), "{refused}");
+    }
+    assert!(one.buckets().is_empty() && !Path::new("bucket").exists());
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// Nobody listens there, and where the machine has no credentials of its own those are missing too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_cannot_be_used_is_told_at_once() {
+    let scratch = Scratch::new("at-once");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    let begun = tokio::time::Instant::now();
+    let refused = one.add_bucket("main", "s3://bucket?endpoint=http://127.0.0.1:1").await.unwrap_err();
+    let took = begun.elapsed();
+    assert!(refused.to_string().contains("s3://bucket cannot be reached"), "{refused}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    assert!(one.buckets().is_empty());
+    one.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_removed_when_no_volume_is_in_it() {
+    let scratch = Scratch::new("removed");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    let refused = one.remove_bucket("main").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(refused.to_string().contains("of this gateway: vol1;"), "{refused}");
+    assert_eq!(one.remove_bucket("other").await.unwrap_err().kind(), ErrorKind::NotFound);
+    write(&one, "vol1", 8, 7).await;
+    one.release_volume("vol1").await.unwrap();
+    one.remove_bucket("main").await.unwrap();
+    assert!(one.buckets().is_empty());
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    assert!(one.buckets().is_empty());
+    // What is in it stayed.
+    one.add_bucket("again", &scratch.url()).await.unwrap();
+    one.adopt_volume(adopt("vol1", None)).await.unwrap();
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// Copies a directory.
+fn copy(from: &Path, to: &Path) {
+    let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
+    assert!(copied.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_gets_another_address_only_if_it_is_the_same_store() {
+    let scratch = Scratch::new("moved");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    one.drain_volume("vol1").await.unwrap();
+    let url = |name: &str| format!("dir://{}", scratch.0.join(name).display());
+    let (bucket, old, new) = (scratch.0.join("bucket"), scratch.0.join("copy"), scratch.0.join("new"));
+    copy(&bucket, &old);
+    one.add_bucket("empty", &url("empty")).await.unwrap();
+    for other in ["copy", "empty"] {
+        let refused = one.change_bucket("main", &url(other)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Denied);
+        assert!(refused.to_string().contains("is not the store of bucket \"main\""), "{refused}");
+    }
+    assert_eq!(one.change_bucket("nobody", &url("copy")).await.unwrap_err().kind(), ErrorKind::NotFound);
+    // The same one by another way.
+    std::os::unix::fs::symlink(&bucket, scratch.0.join("link")).unwrap();
+    one.change_bucket("main", &url("link")).await.unwrap();
+    assert_eq!(one.buckets()[1].url, url("link"));
+    write(&one, "vol1", 16, 8).await;
+    one.drain_volume("vol1").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    // It moved, and the volume was opened once more since the copy was made.
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    std::fs::rename(&bucket, &new).unwrap();
+    for (other, why) in [("copy", "as it was at an earlier time"), ("empty", "vol1 is not there")] {
+        let refused = one.change_bucket("main", &url(other)).await.unwrap_err();
+        assert!(refused.to_string().contains(why), "{refused}");
+    }
+    one.change_bucket("main", &url("new")).await.unwrap();
+    // The open volume goes on there.
+    write(&one, "vol1", 24, 9).await;
+    one.drain_volume("vol1").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    for (sector, byte_there) in [(8, 7), (16, 8), (24, 9)] {
+        assert_eq!(byte(&one, "vol1", sector).await, byte_there);
+    }
+    one.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_whose_bucket_is_lost_is_deleted_without_it() {
+    let scratch = Scratch::new("lost");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    let refused = one.delete_without_bucket("vol1").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid, "{refused}");
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+    std::fs::rename(scratch.0.join("bucket"), scratch.0.join("aside")).unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().reason.is_some()).await;
+    assert_eq!(one.delete_volume("vol1", true).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    one.delete_without_bucket("vol1").await.unwrap();
+    assert!(one.volumes().is_empty());
+    let events = one.view().events;
+    assert!(events.iter().any(|e| e.text.contains("stays there, below images/")), "{events:?}");
+    one.remove_bucket("main").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    // Nothing of it comes back.
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    assert!(one.volumes().is_empty() && one.forks().is_empty() && one.buckets().is_empty());
+    one.stop(|_| ()).await.unwrap();
+}
