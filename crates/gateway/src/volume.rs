@@ -70,6 +70,9 @@ impl Drop for Background {
 
 impl VolumeTask {
     pub fn new(row: VolumeRow, ground: Arc<Ground>, targets: Arc<TargetRegistry>) -> Arc<VolumeTask> {
+        if let Ok(name) = row.target.parse::<IscsiName>() {
+            targets.expect(name);
+        }
         Arc::new(VolumeTask {
             row: Mutex::new(row),
             ground,
@@ -326,6 +329,16 @@ impl VolumeTask {
         };
         drop(state);
         drop(departure);
+        if gone {
+            self.forget_target();
+        }
+    }
+
+    /// The volume is not this gateway's any more: nobody who asks for its target is to come back.
+    fn forget_target(&self) {
+        if let Ok(name) = self.row.lock().target.parse::<IscsiName>() {
+            self.targets.forget(&name);
+        }
     }
 
     /// Closes it in good order within `limit`, because the gateway stops; what does not reach the bucket by then stays in the
@@ -378,6 +391,7 @@ impl VolumeTask {
             };
             let _ = tokio::time::timeout(HALT_WITHIN, ended).await;
         }
+        self.forget_target();
         *self.state.lock() = State::Ended;
     }
 

@@ -50,7 +50,9 @@ impl Failure {
             Failure::SessionTypeNotSupported => "the session type is not known",
             Failure::SessionDoesNotExist => "the session to add a connection to does not exist",
             Failure::InvalidDuringLogin => "a login request did not fit the stage of the login",
-            Failure::ServiceUnavailable => "the commands of an older session took too long to end",
+            Failure::ServiceUnavailable => {
+                "the target is not ready yet, or the commands of an older session took too long to end"
+            }
             Failure::OutOfResources => {
                 "there are too many sessions, or the login text was too long, or too many wrong proofs of the same \
                  address wait for their answers"
@@ -253,7 +255,11 @@ impl Login {
             "Normal" => {
                 let name = pairs.get("TargetName").ok_or(Failure::MissingParameter)?;
                 let name: IscsiName = name.parse().or(Err(Failure::NotFound))?;
-                let target = self.registry.target(&name).ok_or(Failure::NotFound)?.config();
+                let target = match self.registry.target(&name) {
+                    Some(target) => target.config(),
+                    None if self.registry.is_expected(&name) => return Err(Failure::ServiceUnavailable),
+                    None => return Err(Failure::NotFound),
+                };
                 if !target.allow.admits(&initiator, self.peer.ip()) {
                     return Err(Failure::Forbidden);
                 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here is touched per command. Sessions act on each other by leaving notices in mailboxes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +20,8 @@ use crate::device::TargetDevice;
 /// All targets, changeable while in use.
 pub struct TargetRegistry {
     targets: RwLock<BTreeMap<IscsiName, Arc<Target>>>,
+    /// Those that are of this gateway, whether they can be shown now or not.
+    expected: RwLock<BTreeSet<IscsiName>>,
     discovery: RwLock<Arc<Discovery>>,
     sessions: Mutex<BTreeMap<u64, Arc<SessionHandle>>>,
     next_session: AtomicU64,
@@ -135,6 +137,7 @@ impl TargetRegistry {
     pub fn new(entropy: Arc<dyn Entropy>, limits: Limits) -> Arc<TargetRegistry> {
         Arc::new(TargetRegistry {
             targets: RwLock::default(),
+            expected: RwLock::default(),
             discovery: RwLock::default(),
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
@@ -147,6 +150,21 @@ impl TargetRegistry {
             entropy,
             limits,
         })
+    }
+
+    /// Says that a target of this name belongs here. Until it is shown, who asks for it is told to come back: many an
+    /// initiator gives up for good on a target that it is told not to exist.
+    pub fn expect(&self, name: IscsiName) {
+        self.expected.write().insert(name);
+    }
+
+    /// Takes that back.
+    pub fn forget(&self, name: &IscsiName) {
+        self.expected.write().remove(name);
+    }
+
+    pub(super) fn is_expected(&self, name: &IscsiName) -> bool {
+        self.expected.read().contains(name)
     }
 
     /// Shows a target. `Exists` if there is one of that name.

@@ -736,6 +736,21 @@ fn the_operator_can_ask_for_a_logout_and_take_a_target_away() {
 }
 
 #[test]
+fn a_target_that_is_not_ready_yet_is_worth_another_try() {
+    let world = World::new();
+    let status = || {
+        let names = [("InitiatorName", INITIATOR), ("TargetName", TARGET)];
+        world.connect().login_step(0x87, &names).login_status()
+    };
+    let name = TARGET.parse().unwrap();
+    world.registry.remove(&name).unwrap();
+    world.registry.expect(TARGET.parse().unwrap());
+    assert_eq!(status(), 0x0301, "service unavailable: initiators come back");
+    world.registry.forget(&name);
+    assert_eq!(status(), 0x0203, "not found");
+}
+
+#[test]
 fn the_number_of_sessions_is_bounded() {
     let world = World::with(Limits { sessions: 1, ..Limits::default() });
     let _first = world.login(&[]);
