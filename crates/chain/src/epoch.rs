@@ -33,11 +33,13 @@ pub struct EpochRecord {
     pub created: UnixMillis,
     /// On what ground.
     pub continuation: Continuation,
+    /// The term whose chain it goes on from; 0 if there was none. Terms between the two never came to serve.
+    pub after: Epoch,
     /// The owner's name, for people.
     pub owner: String,
 }
 
-const EPOCH_MAGIC: &[u8; 8] = b"TGepoch1";
+const EPOCH_MAGIC: &[u8; 8] = b"TGepoch2";
 const IMAGE_MAGIC: &[u8; 8] = b"TGimage1";
 
 impl EpochRecord {
@@ -50,6 +52,7 @@ impl EpochRecord {
         w.raw(&self.journal.0);
         w.u64(self.created);
         w.u8(self.continuation as u8);
+        w.u64(self.after.0);
         w.text(&self.owner);
         w.seal().0
     }
@@ -70,10 +73,14 @@ impl EpochRecord {
                 4 => Continuation::LossAccepted,
                 _ => return Err(r.corrupt("unknown continuation")),
             },
+            after: Epoch(r.u64()?),
             owner: r.text()?,
         };
         if len != data.len() {
             return Err(r.corrupt("it goes on behind its digest"));
+        }
+        if record.after >= record.epoch {
+            return Err(r.corrupt("it goes on from a later term"));
         }
         r.end()?;
         Ok(record)

@@ -72,7 +72,7 @@ pub fn checkpoints(image: ImageId) -> String {
     format!("images/{image}/ckpt/")
 }
 
-/// What the bucket had when the loss of an epoch's tail was accepted.
+/// What the bucket had when the owner of `epoch` accepted the loss of the tail before it.
 pub fn pin(image: ImageId, epoch: Epoch) -> Key {
     key(format!("images/{image}/pin/{:016x}", !epoch.0))
 }
@@ -100,7 +100,7 @@ pub fn parse_epoch(key: &Key) -> Result<Epoch> {
     key.as_str().rsplit('/').next().and_then(hex16).map(|e| Epoch(!e)).ok_or_else(|| foreign(key))
 }
 
-/// The epoch of a key of [`pins`], and the clone it is kept for.
+/// The epoch of a key of [`pins`], whose owner accepted the loss, and the clone it is kept for.
 pub fn parse_pin(key: &Key) -> Result<(Epoch, Option<ImageId>)> {
     let last = key.as_str().rsplit('/').next().unwrap_or_default();
     let (epoch, clone) = last.split_once('-').map_or((last, None), |(epoch, clone)| (epoch, Some(clone)));

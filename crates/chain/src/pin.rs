@@ -71,7 +71,7 @@ impl Pin {
         Ok(Pin { head, last_seq, size, root, members })
     }
 
-    /// Puts it. One that is there already stays: it names at least as much. `Invalid` if it is too large to be read back.
+    /// Puts it. One that is there already is the same: nobody else puts a pin of that name. `Invalid` if it is too large to be read back.
     pub async fn put(&self, bucket: &dyn Bucket, key: &Key) -> Result<()> {
         let object = self.encode();
         check_len(&object).map_err(|e| e.within(format!("put {key}")))?;
@@ -110,7 +110,7 @@ impl Pin {
     }
 }
 
-/// The pins of an image, newest epoch first, with the clones they are for.
+/// The pins of an image, newest first, with the epochs whose owners accepted the loss and the clones they are for.
 pub async fn list_pins(bucket: &dyn Bucket, image: ImageId) -> Result<Vec<(Key, Epoch, Option<ImageId>)>> {
     let mut pins = Vec::new();
     let mut after = None;

@@ -137,6 +137,27 @@ pub async fn read_epoch(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Re
     }
 }
 
+/// The terms from `from` on that the image's chain goes through, oldest first: the newest that has a fence, and from each the
+/// one that it went on from. Any other was taken by somebody who never came to serve, whatever he left in the bucket.
+pub async fn terms(bucket: &dyn Bucket, image: ImageId, from: Epoch) -> Result<Vec<EpochRecord>> {
+    let Some(fence) = newest_fence(bucket, image).await? else { return Ok(vec![]) };
+    let mut terms: Vec<EpochRecord> = stream::iter((from.0..=fence.epoch.0).rev())
+        .map(|epoch| read_epoch(bucket, image, Epoch(epoch)))
+        .buffered(FETCHES)
+        .try_collect()
+        .await?;
+    let mut next = fence.epoch;
+    terms.retain(|term| {
+        let member = term.epoch == next;
+        if member {
+            next = term.after;
+        }
+        member
+    });
+    terms.reverse();
+    Ok(terms)
+}
+
 /// Fetches and checks one header. `NotFound` if absent; `Corrupt`, with the object's name, if it is not that segment.
 pub async fn read_header(
     bucket: &dyn Bucket,

@@ -55,6 +55,7 @@ async fn take(bucket: &Arc<dyn Bucket>, epoch: u64) -> base::Result<Ownership> {
         journal: JournalId([epoch as u8; 16]),
         created: 1,
         continuation: Continuation::LossAccepted,
+        after: Epoch(epoch - 1),
         owner: "a".into(),
     };
     Ownership::take(bucket.clone(), &record).await
@@ -376,6 +377,7 @@ async fn two_takers_of_one_epoch_one_wins() {
         journal: JournalId([9; 16]),
         created: 1,
         continuation: Continuation::First,
+        after: Epoch(0),
         owner: "b".into(),
     };
     assert_eq!(Ownership::take(bucket.clone(), &other).await.unwrap_err().kind(), ErrorKind::Fenced);

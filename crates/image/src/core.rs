@@ -151,9 +151,9 @@ impl Core {
         let mut condition = self.condition.write();
         if *condition == Condition::Open {
             *condition = to;
+            drop(condition);
+            self.wake.notify_one();
         }
-        drop(condition);
-        self.wake.notify_one();
     }
 
     pub fn report(&self, severity: Severity, text: String) {
@@ -286,6 +286,8 @@ impl Owner for Core {
         );
         self.report(Severity::Error, text.clone());
         self.stop_serving(Condition::Failed(ErrorKind::Internal, text));
+        // One that is closing has stopped serving, and waits for what will not come.
+        self.wake.notify_one();
         self.committed.notify_waiters();
     }
 }

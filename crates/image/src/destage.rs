@@ -29,6 +29,7 @@ use crate::courtesy::Courtesy;
 use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
 use crate::gather::gather;
+use crate::layers::Standing;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::park::park;
 use crate::status::Condition;
@@ -72,6 +73,10 @@ pub(crate) struct Destager {
     pub since_checkpoint: usize,
     pub puts: FuturesUnordered<BoxFuture<'static, PutDone>>,
     pub check: Option<BoxFuture<'static, (Number, Result<()>)>>,
+    /// The last segment that the store had when the epoch was found to be ours.
+    owned: Number,
+    /// Which copies of the oldest segment stand: it counts next.
+    standing: Option<BoxFuture<'static, Result<Standing>>>,
     pub checkpoint: Option<BoxFuture<'static, Result<Box<Made>>>>,
     compactor: Compactor,
     copying: Option<BoxFuture<'static, Copied>>,
@@ -97,6 +102,7 @@ enum Action {
     Request(Option<Request>),
     Put(PutDone),
     Checked(Number, Result<()>),
+    Mapped(Result<Standing>),
     Checkpointed(Result<Box<Made>>),
     Copied(Vec<RowId>, Result<Box<Copies>>),
     Look,
@@ -136,6 +142,8 @@ impl Destager {
             since_checkpoint: start.since_checkpoint,
             puts: FuturesUnordered::new(),
             check: None,
+            owned: start.head.number,
+            standing: None,
             checkpoint: None,
             compactor: start.compactor,
             copying: None,
@@ -186,6 +194,7 @@ impl Destager {
             biased;
             request = self.requests.recv() => Action::Request(request),
             Some((covers, result)) = maybe(&mut self.check) => Action::Checked(covers, result),
+            Some(standing) = maybe(&mut self.standing) => Action::Mapped(standing),
             Some(done) = self.puts.next(), if !self.puts.is_empty() => Action::Put(done),
             Some(made) = maybe(&mut self.checkpoint) => Action::Checkpointed(made),
             Some((victims, copied)) = maybe(&mut self.copying) => Action::Copied(victims, copied),
@@ -204,10 +213,14 @@ impl Destager {
                 self.check = None;
                 self.next_check = Instant::now() + self.core.env.options.check_every;
                 match result {
-                    Ok(()) => self.count(covers).await?,
+                    Ok(()) => self.owned = self.owned.max(covers),
                     Err(e) if e.kind() == ErrorKind::Fenced => return Err(e),
                     Err(e) => self.trouble(format!("cannot check the ownership of the volume: {e}")),
                 }
+            }
+            Action::Mapped(standing) => {
+                self.standing = None;
+                self.mapped(standing).await?;
             }
             Action::Checkpointed(made) => {
                 self.checkpoint = None;
@@ -219,6 +232,7 @@ impl Destager {
             }
             Action::Look => {}
         }
+        self.count().await?;
         if self.closing.is_some() && self.close_sealed && self.outgoing.is_empty() {
             self.core.stop_serving(Condition::Closed);
             self.answer_all(Ok(()));
@@ -267,7 +281,7 @@ impl Destager {
         self.start_copying();
         self.answer_waiters();
         self.collector.delete_due(&self.core, &self.own);
-        self.seal_close();
+        self.seal_close()?;
         self.note_progress();
         Ok(self.deadline(now))
     }
@@ -283,9 +297,11 @@ impl Destager {
             Some(now + Duration::from_millis(200))
         };
         let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.rest_ends(now)).flatten();
+        let map = Some(self.map_after).filter(|at| *at > now);
         retry
             .chain(age)
             .chain(rest)
+            .chain(map)
             .chain([self.next_check])
             .min()
             .unwrap_or(self.next_check)
@@ -616,7 +632,7 @@ impl Destager {
     }
 
     /// When closing and all is counted and checkpointed: the last segment.
-    fn seal_close(&mut self) {
+    fn seal_close(&mut self) -> Result<()> {
         let idle = self.outgoing.is_empty()
             && self.inherited.is_empty()
             && self.core.backlog.lock().queue.is_empty()
@@ -624,7 +640,7 @@ impl Destager {
             && self.copying.is_none();
         let mapped = !self.core.layers.read().delta.is_empty() && Instant::now() >= self.checkpoint_after;
         if self.closing.is_none() || self.close_sealed || !idle || (mapped && self.since_checkpoint > 0) {
-            return;
+            return Ok(());
         }
         // Nothing more is taken from here on: a record behind the close would be lost to the next owner.
         self.core.stop_serving(Condition::Closed);
@@ -633,12 +649,14 @@ impl Destager {
             front.committed.next() == front.next
         };
         if !settled || !self.core.backlog.lock().queue.is_empty() {
-            return;
+            // What is under way wakes the loop when it comes into the backlog, or when the journal fails.
+            return self.core.env.journal.poisoned().map_or(Ok(()), Err);
         }
         let draft = self.draft(Kind::Close, self.sealed_seq.next(), self.sealed_seq);
         self.push(SegmentDraft::default().seal(draft), draft, 0, None);
         self.close_sealed = true;
         self.start_puts();
+        Ok(())
     }
 
     fn note_progress(&self) {

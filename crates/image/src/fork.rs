@@ -16,7 +16,7 @@ use crate::fetch::fetch_page;
 use crate::layers::{Layers, Standing};
 use crate::outgoing::{read_spooled, reseal};
 use crate::pages::{Held, Missing, Runs};
-use crate::park::Run;
+use crate::park::{Ending, Endings};
 use crate::run::RunWriter;
 use crate::table::SegmentTable;
 
@@ -48,14 +48,16 @@ pub fn forks(spool: &Spool, image: ImageId, current: Epoch) -> Vec<Fork> {
 
 /// Gives a fork up for good: the local segments of all its terms, and what the bucket keeps for it alone.
 pub async fn discard_fork(bucket: &dyn Bucket, spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
-    let run = Run::of(bucket, image, epoch).await?;
+    let endings = Endings::of_local(bucket, spool, image, epoch).await?;
+    let ending = endings.of(epoch);
     for file in spool.list(image) {
-        if epoch_of(&file.name).is_some_and(|of| of == epoch || run.is_some_and(|run| run.has(of))) {
+        let run = |of| of == epoch || (ending.is_some() && endings.of(of) == ending);
+        if epoch_of(&file.name).is_some_and(run) {
             spool.remove(image, &file.name).await?;
         }
     }
-    if let Some(run) = run {
-        bucket.delete(&name::pin(image, run.last)).await?;
+    if let Some(ending) = ending {
+        bucket.delete(&name::pin(image, ending.taken_by)).await?;
     }
     Ok(())
 }
@@ -82,7 +84,8 @@ pub async fn open_fork(
 ) -> Result<ImageRecord> {
     let bucket = &*env.bucket;
     let parent = chain::read_image(bucket, parent).await?;
-    let Some(run) = Run::of(bucket, parent.image, epoch).await? else {
+    let endings = Endings::of_local(bucket, &env.spool, parent.image, epoch).await?;
+    let Some((ending, pin)) = pinned_at(bucket, parent.image, endings.of(epoch)).await? else {
         return Err(Error::new(
             ErrorKind::NotFound,
             format!(
@@ -92,9 +95,8 @@ pub async fn open_fork(
             ),
         ));
     };
-    let pin = Pin::read(bucket, &name::pin(parent.image, run.last)).await?;
-    let tail = tail(env, parent.image, run, pin.last_seq).await?;
-    pin.put(bucket, &name::clone_pin(parent.image, run.last, clone)).await?;
+    let tail = tail(env, parent.image, &endings, ending, pin.last_seq).await?;
+    pin.put(bucket, &name::clone_pin(parent.image, ending.taken_by, clone)).await?;
     let term = EpochRecord {
         image: clone,
         epoch: Epoch(1),
@@ -102,6 +104,7 @@ pub async fn open_fork(
         journal: env.journal.id(),
         created: env.clock.now(),
         continuation: Continuation::First,
+        after: Epoch(0),
         owner: env.gateway_name.clone(),
     };
     let own = Ownership::take(env.bucket.clone(), &term).await?;
@@ -112,11 +115,27 @@ pub async fn open_fork(
     opening.finish(name, size).await
 }
 
-/// What this disk holds of a run behind record `base`, without a gap.
-async fn tail(env: &Env, image: ImageId, run: Run, base: Seq) -> Result<Vec<SpooledSegment>> {
+/// The pin of a run that ended so; `None` if it ended otherwise, or the fork was given up.
+async fn pinned_at(
+    bucket: &dyn Bucket,
+    image: ImageId,
+    ending: Option<Ending>,
+) -> Result<Option<(Ending, Pin)>> {
+    let Some(ending) = ending else { return Ok(None) };
+    Ok(ending.pin(bucket, image).await?.map(|pin| (ending, pin)))
+}
+
+/// What this disk holds of the run with that ending behind record `base`, without a gap.
+async fn tail(
+    env: &Env,
+    image: ImageId,
+    endings: &Endings,
+    ending: Ending,
+    base: Seq,
+) -> Result<Vec<SpooledSegment>> {
     let mut tail = Vec::new();
     for file in env.spool.list(image) {
-        if epoch_of(&file.name).is_some_and(|epoch| run.has(epoch)) {
+        if epoch_of(&file.name).is_some_and(|epoch| endings.of(epoch) == Some(ending)) {
             let segment = read_spooled(&env.spool, image, file).await?;
             if segment.header.last_seq > base && segment.header.last_seq >= segment.header.first_seq {
                 tail.push(segment);
@@ -126,7 +145,11 @@ async fn tail(env: &Env, image: ImageId, run: Run, base: Seq) -> Result<Vec<Spoo
     if tail.is_empty() {
         return Err(Error::new(
             ErrorKind::NotFound,
-            format!("this disk holds nothing of image {image} that the bucket had not at epoch {}", run.last),
+            format!(
+                "this disk holds nothing of image {image} that the bucket had not at epoch {}; \
+                 `tidegate volume forks` lists what can be opened",
+                ending.taken_by
+            ),
         ));
     }
     tail.sort_by_key(|s| s.header.first_seq);

@@ -133,10 +133,11 @@ impl Image {
         let size = loaded.chain.members.last().map_or(loaded.checkpoint.size, |h| h.size);
         let parked = park(&env, image, &request.recovered, run_start, size).await?;
         let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
-        if let (Continuation::LossAccepted, Some(last)) = (ground.continuation, &loaded.last_owner) {
-            Pin::of(&loaded).put(&*env.bucket, &chain::name::pin(image, last.epoch)).await?;
+        if ground.continuation == Continuation::LossAccepted {
+            Pin::of(&loaded).put(&*env.bucket, &chain::name::pin(image, own.epoch())).await?;
         }
         let fence = put_fence(&env, &own, &loaded, last_seq).await?;
+        drop_void_pins(&*env.bucket, image).await?;
         let (core, requests) = core(&env, &own, &loaded, run_start, last_seq);
         replay(&core, &loaded).await?;
         let start = Start {
@@ -225,17 +226,8 @@ async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Resul
 /// The first epoch of the unbroken run in which this journal went on.
 async fn run_start(env: &Env, loaded: &Loaded, last: &EpochRecord) -> Result<Epoch> {
     let mut record = last.clone();
-    while record.continuation == Continuation::OwnJournal && record.epoch > Epoch(1) {
-        let earlier = chain::read_epoch(&*env.bucket, loaded.record.image, Epoch(record.epoch.0 - 1)).await?;
-        // An epoch that somebody took without getting as far as a fence acknowledged nothing and breaks no run.
-        record = EpochRecord {
-            continuation: if earlier.journal == env.journal.id() {
-                earlier.continuation
-            } else {
-                Continuation::OwnJournal
-            },
-            ..earlier
-        };
+    while record.continuation == Continuation::OwnJournal {
+        record = chain::read_epoch(&*env.bucket, loaded.record.image, record.after).await?;
     }
     Ok(record.epoch)
 }
@@ -248,9 +240,26 @@ async fn take_epoch(env: &Env, loaded: &Loaded, continuation: Continuation) -> R
         journal: env.journal.id(),
         created: env.clock.now(),
         continuation,
+        after: loaded.last_owner.as_ref().map_or(Epoch(0), |last| last.epoch),
         owner: env.gateway_name.clone(),
     };
     Ownership::take(env.bucket.clone(), &record).await
+}
+
+/// Deletes the pins of gateways that accepted a loss and never came to serve: no fork is theirs.
+async fn drop_void_pins(bucket: &dyn Bucket, image: ImageId) -> Result<()> {
+    let pins = chain::list_pins(bucket, image).await?;
+    let Some(oldest) = pins.iter().map(|(_, taken_by, _)| *taken_by).min() else { return Ok(()) };
+    let terms = chain::terms(bucket, image, oldest).await?;
+    let Some(newest) = terms.last().map(|term| term.epoch) else { return Ok(()) };
+    for (key, taken_by, clone) in pins {
+        let member = terms.iter().any(|term| term.epoch == taken_by);
+        // A later one may be on its way to its fence.
+        if !member && clone.is_none() && taken_by < newest {
+            bucket.delete(&key).await?;
+        }
+    }
+    Ok(())
 }
 
 async fn put_fence(env: &Env, own: &Ownership, loaded: &Loaded, last_seq: Seq) -> Result<Position> {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq, Span};
 use bucket::Bucket;
-use chain::{Continuation, HeaderDraft, Kind, Pin, Position, name};
-use local::{RecordKind, Recovered};
+use chain::{Continuation, EpochRecord, HeaderDraft, Kind, Pin, Position, name};
+use local::{RecordKind, Recovered, Spool};
 
 use crate::core::size_in;
 use crate::dirty::DirtyRecord;
@@ -29,32 +29,42 @@ pub(crate) async fn park(
     run_start: Epoch,
     size: u64,
 ) -> Result<usize> {
-    let mut ends: BTreeMap<Epoch, Option<End>> = BTreeMap::new();
     let spooled = env.spool.list(image);
     let terms = recovered.iter().map(|r| r.epoch).chain(spooled.iter().filter_map(|f| epoch_of(&f.name)));
-    for epoch in terms.filter(|epoch| *epoch < run_start).collect::<BTreeSet<_>>() {
-        ends.insert(epoch, end_of(env, image, epoch, run_start).await?);
+    let terms: BTreeSet<Epoch> = terms.filter(|epoch| *epoch < run_start).collect();
+    let Some(oldest) = terms.first() else { return Ok(0) };
+    let endings = Endings::from(&*env.bucket, image, *oldest).await?;
+    // The last record that the bucket had of each run that may be kept.
+    let mut kept: BTreeMap<Ending, Seq> = BTreeMap::new();
+    for ending in terms.iter().filter_map(|epoch| endings.of(*epoch)).collect::<BTreeSet<_>>() {
+        if let Some(pin) = ending.pin(&*env.bucket, image).await? {
+            kept.insert(ending, pin.last_seq);
+        }
     }
-    let mut covered: BTreeMap<Epoch, Vec<(Seq, Seq)>> = BTreeMap::new();
+    let ended = |epoch: Epoch| {
+        let ending = endings.of(epoch).filter(|_| epoch < run_start)?;
+        kept.get(&ending).map(|kept| (ending, *kept))
+    };
+    let mut covered: BTreeMap<Ending, Vec<(Seq, Seq)>> = BTreeMap::new();
     for file in spooled {
-        if let Some(Some(end)) = epoch_of(&file.name).and_then(|epoch| ends.get(&epoch)) {
+        if let Some((ending, kept)) = epoch_of(&file.name).and_then(ended) {
             let name = file.name.clone();
             let header = read_spooled(&env.spool, image, file).await?.header;
-            if header.last_seq <= end.kept {
+            if header.last_seq <= kept {
                 // Its put arrived though nobody was told: what the bucket has is no fork.
                 env.spool.remove(image, &name).await?;
                 continue;
             }
-            covered.entry(end.taken_by).or_default().push((header.first_seq, header.last_seq));
+            covered.entry(ending).or_default().push((header.first_seq, header.last_seq));
         }
     }
     // A run of terms is one fork: what was appended in one of them may have been sealed in a later one.
-    let mut lost: BTreeMap<Epoch, Vec<Recovered>> = BTreeMap::new();
+    let mut lost: BTreeMap<Ending, Vec<Recovered>> = BTreeMap::new();
     for record in recovered {
-        let Some(Some(end)) = ends.get(&record.epoch) else { continue };
-        let segments = covered.get(&end.taken_by).map_or(&[][..], Vec::as_slice);
-        if record.seq > end.kept && !segments.iter().any(|(a, z)| (*a..=*z).contains(&record.seq)) {
-            lost.entry(end.taken_by).or_default().push(*record);
+        let Some((ending, kept)) = ended(record.epoch) else { continue };
+        let segments = covered.get(&ending).map_or(&[][..], Vec::as_slice);
+        if record.seq > kept && !segments.iter().any(|(a, z)| (*a..=*z).contains(&record.seq)) {
+            lost.entry(ending).or_default().push(*record);
         }
     }
     for records in lost.values() {
@@ -63,80 +73,59 @@ pub(crate) async fn park(
     Ok(lost.values().map(Vec::len).sum())
 }
 
-/// How a run of terms was ended by a gateway that had not its journal.
-#[derive(Debug, Clone, Copy)]
-struct End {
-    /// That gateway's term.
-    taken_by: Epoch,
-    /// The last record that it found in the bucket.
-    kept: Seq,
+/// How a run of terms ended: an operator accepted the loss of its tail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Ending {
+    /// The term of the gateway that took the image over; the pin bears its name.
+    pub taken_by: Epoch,
 }
 
-/// How the run that `epoch` is in ended; `None` if nothing was lost, or what was lost has been given up.
-async fn end_of(env: &Env, image: ImageId, epoch: Epoch, run_start: Epoch) -> Result<Option<End>> {
-    let mut next = epoch.next();
-    while next <= run_start {
-        let record = match chain::read_epoch(&*env.bucket, image, next).await {
-            Ok(record) => record,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(e) => return Err(e),
-        };
-        let ours = record.journal == env.journal.id();
-        // A term that somebody took without getting as far as a fence ended nothing.
-        if !(ours && record.continuation == Continuation::OwnJournal) && fenced(env, image, next).await? {
-            return match record.continuation {
-                Continuation::LossAccepted => {
-                    let kept = fork_base(env, image, epoch, next).await?;
-                    Ok(kept.map(|kept| End { taken_by: next, kept }))
-                }
-                Continuation::First | Continuation::Clean | Continuation::OwnJournal => Ok(None),
-            };
+impl Ending {
+    /// What the bucket had then. The pin was there before the fence that ended the run, and goes only with the fork
+    /// (`discard_fork`): without it the fork was given up, and what a journal still shows of it, released or not, must not come
+    /// back as one that nobody could open.
+    pub async fn pin(self, bucket: &dyn Bucket, image: ImageId) -> Result<Option<Pin>> {
+        match Pin::read(bucket, &name::pin(image, self.taken_by)).await {
+            Ok(pin) => Ok(Some(pin)),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
         }
-        next = next.next();
     }
-    Ok(None)
 }
 
-/// The last record in the bucket when the loss was accepted, as the pin says. The pin was there before the fence that ended the
-/// run, and goes only with the fork (`discard_fork`): without it the fork was given up, and what a journal still shows of
-/// it, released or not, must not come back as one that nobody could open.
-async fn fork_base(env: &Env, image: ImageId, epoch: Epoch, taken_by: Epoch) -> Result<Option<Seq>> {
-    match Run::of(&*env.bucket, image, epoch).await? {
-        Some(run) if run.last < taken_by => {
-            Ok(Some(Pin::read(&*env.bucket, &name::pin(image, run.last)).await?.last_seq))
+/// How the runs of an image's terms ended. A run is what one journal went on with, start after start: one fork.
+#[derive(Debug)]
+pub(crate) struct Endings(Vec<EpochRecord>);
+
+impl Endings {
+    /// Reads those of the terms from `from` on.
+    pub async fn from(bucket: &dyn Bucket, image: ImageId, from: Epoch) -> Result<Endings> {
+        match chain::terms(bucket, image, from).await {
+            Ok(terms) => Ok(Endings(terms)),
+            // The image is being deleted.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Endings(vec![])),
+            Err(e) => Err(e),
         }
-        _ => Ok(None),
-    }
-}
-
-/// The terms that make up one fork, as the pins tell: after `after`, up to `last`.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Run {
-    after: Epoch,
-    /// The term whose loss was accepted; the pin bears its name.
-    pub last: Epoch,
-}
-
-impl Run {
-    /// The run that `epoch` is in; `None` if no pin says that its loss was accepted.
-    pub async fn of(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<Option<Run>> {
-        let pins = chain::list_pins(bucket, image).await?;
-        let after = pins.iter().map(|(_, at, _)| *at).filter(|at| *at < epoch).max().unwrap_or(Epoch(0));
-        let own = pins.iter().filter(|(_, at, clone)| *at >= epoch && clone.is_none());
-        Ok(own.map(|(_, at, _)| *at).min().map(|last| Run { after, last }))
     }
 
-    /// Whether a term is one of it.
-    pub fn has(&self, epoch: Epoch) -> bool {
-        epoch > self.after && epoch <= self.last
+    /// Those of `epoch` and of all terms that a disk has local segments of.
+    pub async fn of_local(
+        bucket: &dyn Bucket,
+        spool: &Spool,
+        image: ImageId,
+        epoch: Epoch,
+    ) -> Result<Endings> {
+        let files = spool.list(image);
+        let first = files.iter().filter_map(|file| epoch_of(&file.name)).fold(epoch, Epoch::min);
+        Endings::from(bucket, image, first).await
     }
-}
 
-async fn fenced(env: &Env, image: ImageId, epoch: Epoch) -> Result<bool> {
-    match env.bucket.head(&name::fence(image, epoch)).await {
-        Ok(_) => Ok(true),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-        Err(e) => Err(e),
+    /// How the run that `epoch` is in ended; `None` if it goes on or nothing was lost.
+    pub fn of(&self, epoch: Epoch) -> Option<Ending> {
+        let mut later = self.0.iter().filter(|term| term.epoch > epoch);
+        let ended_by = later.find(|term| term.continuation != Continuation::OwnJournal)?;
+        let lost = ended_by.continuation == Continuation::LossAccepted;
+        lost.then_some(Ending { taken_by: ended_by.epoch })
     }
 }
 

@@ -5,72 +5,39 @@
 mod rig;
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ByteSize, ImageId, Result, SECTOR, SeededEntropy, Span};
-use bucket::{Attributes, Bucket, Key, Memory, ObjectMeta, Payload, StorageClass};
-use bytes::Bytes;
+use bucket::Memory;
 use image::Image;
 use local::{CacheOptions, JournalOptions, SimDisk};
 use parking_lot::Mutex;
+use rig::hooked::{Call, Hook, Hooked};
 use rig::{Model, Setup, pattern, paused, read, start};
 
 const IMAGE: ImageId = ImageId([0x71; 16]);
 const BLOCK: u64 = 8;
 
-/// A bucket that counts the bytes put, by the kind of object.
-#[derive(Debug)]
-struct Tally {
-    inner: Arc<Memory>,
-    put: Mutex<BTreeMap<String, u64>>,
-}
+/// Counts the bytes put, by the kind of object.
+#[derive(Debug, Default)]
+struct Tally(Mutex<BTreeMap<String, u64>>);
 
 impl Tally {
-    fn new() -> Arc<Tally> {
-        Arc::new(Tally { inner: Arc::new(Memory::new()), put: Mutex::default() })
-    }
-
     fn of(&self, kinds: &[&str]) -> u64 {
-        let put = self.put.lock();
+        let put = self.0.lock();
         kinds.iter().filter_map(|kind| put.get(*kind)).sum()
     }
 }
 
 #[async_trait::async_trait]
-impl Bucket for Tally {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<ObjectMeta> {
-        self.inner.head(key).await
-    }
-    async fn create(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
-        let kind = key.as_str().split('/').nth(2).unwrap().to_owned();
-        *self.put.lock().entry(kind).or_default() += body.len();
-        self.inner.create(key, body, attributes).await
-    }
-    async fn put(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
-        self.inner.put(key, body, attributes).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn copy(&self, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        self.inner.copy(from, to).await
-    }
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.inner.delete(key).await
-    }
-    async fn set_class(&self, key: &Key, class: StorageClass) -> Result<()> {
-        self.inner.set_class(key, class).await
-    }
-    async fn restore(&self, key: &Key, days: u32) -> Result<()> {
-        self.inner.restore(key, days).await
+impl Hook for Tally {
+    async fn before(&self, call: Call<'_>) -> Result<()> {
+        if let Call::Create(key, body) = call {
+            let kind = key.as_str().split('/').nth(2).unwrap().to_owned();
+            *self.0.lock().entry(kind).or_default() += body.len();
+        }
+        Ok(())
     }
 }
 
@@ -109,15 +76,15 @@ async fn written(tally: &Tally, image: &Image, blocks: impl Iterator<Item = (u64
 fn checkpoints_cost_a_tenth_at_most() {
     paused(async {
         let blocks = 6_000;
-        let tally = Tally::new();
-        let store: Arc<dyn Bucket> = tally.clone();
+        let store = Hooked::new(Tally::default());
+        let tally = &store.hook;
         image::create(&*store, 0, IMAGE, "vol1", ByteSize(blocks * BLOCK * SECTOR), 512).await.unwrap();
-        let running = start(&SimDisk::new(3), store, &setup(), 3).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &setup(), 3).await.unwrap();
         let image = running.open(IMAGE, None).await.unwrap();
         let chance = SeededEntropy::new(1);
 
         let (segments, checkpoints) =
-            written(&tally, &image, (0..15_000).map(|_| (chance.below(blocks), 1))).await;
+            written(tally, &image, (0..15_000).map(|_| (chance.below(blocks), 1))).await;
         println!("4 KiB at random: {checkpoints} bytes of checkpoints for {segments} of segments");
         assert!(segments > 15_000 * 4096 && checkpoints > 100_000, "{segments} {checkpoints}");
         assert!(
@@ -128,7 +95,7 @@ fn checkpoints_cost_a_tenth_at_most() {
         let durable = image.status().durable;
         assert!(durable.0 - checkpoint.0 <= 4 * 32 + 8, "{checkpoint} is far behind {durable}");
 
-        let objects = tally.inner.objects();
+        let objects = store.inner.objects();
         let roots = objects.iter().filter(|(key, _)| key.as_str().contains("/ckpt/"));
         let pages = roots.map(|(_, body)| {
             let root = chain::fuzzing::Checkpoint::decode(body).unwrap();
@@ -137,7 +104,7 @@ fn checkpoints_cost_a_tenth_at_most() {
         let pages = pages.max().unwrap();
         assert!(pages >= 150, "only {pages} pages");
 
-        let (segments, checkpoints) = written(&tally, &image, (0..blocks / 16).map(|i| (i * 16, 16))).await;
+        let (segments, checkpoints) = written(tally, &image, (0..blocks / 16).map(|i| (i * 16, 16))).await;
         println!("64 KiB in order: {checkpoints} bytes of checkpoints for {segments} of segments");
         assert!(
             checkpoints <= segments / 50,

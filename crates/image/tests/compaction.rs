@@ -4,17 +4,18 @@
 
 mod rig;
 
-use std::ops::Range;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, ImageId, Result, SECTOR, Span};
-use bucket::{Attributes, Bucket, Key, Memory, ObjectMeta, Payload, StorageClass};
-use bytes::Bytes;
+use bucket::{Key, Memory};
 use chain::ExtentKind;
 use image::Image;
 use local::SimDisk;
+use parking_lot::Mutex;
+use rig::hooked::{Call, Hook, Hooked};
 use rig::{Model, Running, Setup, pattern, paused, read, start};
 
 const IMAGE: ImageId = ImageId([0x61; 16]);
@@ -173,6 +174,53 @@ fn a_damaged_segment_is_passed_over() {
     });
 }
 
+/// A bucket that does not let segments be deleted for a while, and remembers which.
+#[derive(Debug, Default)]
+struct Undeletable {
+    lifted: AtomicBool,
+    refused: Mutex<BTreeSet<Key>>,
+}
+
+#[async_trait::async_trait]
+impl Hook for Undeletable {
+    async fn before(&self, call: Call<'_>) -> Result<()> {
+        match call {
+            Call::Delete(key) if key.as_str().contains("/seg/") && !self.lifted.load(Ordering::Relaxed) => {
+                self.refused.lock().insert(key.clone());
+                Err(Error::new(ErrorKind::Denied, "not now"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Garbage whose deletion failed is found by a later checkpoint, and goes then.
+#[test]
+fn a_deletion_that_failed_is_tried_again() {
+    paused(async {
+        let store = Hooked::new(Undeletable::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &setup(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        for lifted in [false, true] {
+            store.hook.lifted.store(lifted, Ordering::Relaxed);
+            for round in 0..6u64 {
+                for at in (0..SECTORS).step_by(128) {
+                    model.write(&image, at, pattern(round + at, 64 << 10, false)).await;
+                }
+                image.checkpoint().await.unwrap();
+                tokio::time::sleep(Duration::from_secs(60)).await;
+            }
+        }
+        let refused = store.hook.refused.lock().clone();
+        assert!(refused.len() > 10, "only {} deletions were refused", refused.len());
+        let left = store.inner.objects().into_iter().filter(|(key, _)| refused.contains(key)).count();
+        assert_eq!(left, 0, "of {}", refused.len());
+        verify(&model, &image).await;
+    });
+}
+
 fn has_copies(header: &chain::Header) -> bool {
     header.extents.iter().any(|e| matches!(e.kind, ExtentKind::Moved { .. }))
 }
@@ -226,55 +274,31 @@ fn a_damaged_map_does_not_keep_copies_from_opening() {
 }
 
 /// A bucket that gives no page of a map from the moment on at which copies were put.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct NoMap {
-    inner: Arc<Memory>,
     armed: AtomicBool,
     away: AtomicBool,
 }
 
 #[async_trait::async_trait]
-impl Bucket for NoMap {
-    fn url(&self) -> String {
-        self.inner.url()
-    }
-    async fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
-        if key.as_str().contains("/map/") && self.away.load(Ordering::Relaxed) {
-            return Err(Error::new(ErrorKind::Unavailable, "away"));
+impl Hook for NoMap {
+    async fn before(&self, call: Call<'_>) -> Result<()> {
+        match call {
+            Call::Get(key) if key.as_str().contains("/map/") && self.away.load(Ordering::Relaxed) => {
+                Err(Error::new(ErrorKind::Unavailable, "away"))
+            }
+            Call::Create(key, body)
+                if key.as_str().contains("/seg/") && self.armed.load(Ordering::Relaxed) =>
+            {
+                let header = chain::fuzzing::Header::decode(&body.to_bytes()).unwrap();
+                if has_copies(&header) {
+                    tokio::time::sleep(Duration::from_secs(3)).await;
+                    self.away.store(true, Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        self.inner.get(key, range).await
-    }
-    async fn head(&self, key: &Key) -> Result<ObjectMeta> {
-        self.inner.head(key).await
-    }
-    async fn create(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
-        let header = chain::fuzzing::Header::decode(&body.to_bytes());
-        if self.armed.load(Ordering::Relaxed)
-            && key.as_str().contains("/seg/")
-            && header.is_ok_and(|h| has_copies(&h))
-        {
-            tokio::time::sleep(Duration::from_secs(3)).await;
-            self.away.store(true, Ordering::Relaxed);
-        }
-        self.inner.create(key, body, attributes).await
-    }
-    async fn put(&self, key: &Key, body: &Payload, attributes: &Attributes) -> Result<ObjectMeta> {
-        self.inner.put(key, body, attributes).await
-    }
-    async fn list(&self, prefix: &str, after: Option<&Key>, limit: usize) -> Result<Vec<ObjectMeta>> {
-        self.inner.list(prefix, after, limit).await
-    }
-    async fn copy(&self, from: &Key, to: &Key) -> Result<ObjectMeta> {
-        self.inner.copy(from, to).await
-    }
-    async fn delete(&self, key: &Key) -> Result<()> {
-        self.inner.delete(key).await
-    }
-    async fn set_class(&self, key: &Key, class: StorageClass) -> Result<()> {
-        self.inner.set_class(key, class).await
-    }
-    async fn restore(&self, key: &Key, days: u32) -> Result<()> {
-        self.inner.restore(key, days).await
     }
 }
 
@@ -282,8 +306,7 @@ impl Bucket for NoMap {
 #[test]
 fn an_outage_while_copies_are_mapped_is_waited_for() {
     paused(async {
-        let (armed, away) = (AtomicBool::new(false), AtomicBool::new(false));
-        let store = Arc::new(NoMap { inner: Arc::new(Memory::new()), armed, away });
+        let store = Hooked::new(NoMap::default());
         image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
         let running = start(&SimDisk::new(3), store.clone(), &setup(), 3).await.unwrap();
         let image = running.open(IMAGE, None).await.unwrap();
@@ -291,7 +314,7 @@ fn an_outage_while_copies_are_mapped_is_waited_for() {
         wear(&mut model, &image).await;
         tokio::time::sleep(Duration::from_secs(120)).await;
         image.checkpoint().await.unwrap();
-        store.armed.store(true, Ordering::Relaxed);
+        store.hook.armed.store(true, Ordering::Relaxed);
         for round in 0..20_000u64 {
             tokio::time::sleep(Duration::from_millis(20)).await;
             if round % 4 == 0 {
@@ -300,17 +323,52 @@ fn an_outage_while_copies_are_mapped_is_waited_for() {
             }
             // Reads here and there: other pages of the map take the place of those that copying used.
             let _ = image.read(Span::new(round * 1237 % (SECTORS / BLOCK) * BLOCK, BLOCK)).await;
-            if store.away.load(Ordering::Relaxed) {
+            if store.hook.away.load(Ordering::Relaxed) {
                 break;
             }
         }
-        assert!(store.away.load(Ordering::Relaxed), "nothing was copied");
-        store.armed.store(false, Ordering::Relaxed);
+        assert!(store.hook.away.load(Ordering::Relaxed), "nothing was copied");
+        store.hook.armed.store(false, Ordering::Relaxed);
         tokio::time::sleep(Duration::from_secs(600)).await;
         image.usable().unwrap();
         assert!(image.status().trouble.is_some(), "the status says why nothing counts");
-        store.away.store(false, Ordering::Relaxed);
+        store.hook.away.store(false, Ordering::Relaxed);
         image.drain().await.unwrap();
+        verify(&model, &image).await;
+    });
+}
+
+/// The same, and nobody else waits for it: whoever asks for what is in the bucket already is answered at once.
+#[test]
+fn nobody_waits_while_copies_are_looked_up() {
+    paused(async {
+        let store = Hooked::new(NoMap::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &setup(), 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        image.checkpoint().await.unwrap();
+        store.hook.armed.store(true, Ordering::Relaxed);
+        for round in 0..20_000u64 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            // Other pages of the map take the place of those that copying used.
+            let _ = image.read(Span::new(round * 1237 % (SECTORS / BLOCK) * BLOCK, BLOCK)).await;
+            if store.hook.away.load(Ordering::Relaxed) {
+                break;
+            }
+        }
+        let mut longest = Duration::ZERO;
+        for _ in 0..6_000 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let asked = tokio::time::Instant::now();
+            image.drain().await.unwrap();
+            longest = longest.max(asked.elapsed());
+        }
+        let trouble = image.status().trouble.map(|(_, text)| text).unwrap_or_default();
+        assert!(trouble.contains("that was copied"), "nothing had to be looked up: {trouble:?}");
+        assert!(longest < Duration::from_millis(50), "{longest:?}");
+        store.hook.away.store(false, Ordering::Relaxed);
         verify(&model, &image).await;
     });
 }

@@ -6,12 +6,14 @@
 mod rig;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::{ByteSize, Epoch, ErrorKind, ImageId, SECTOR, Span};
+use base::{ByteSize, Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Span};
 use bucket::{Bucket, Memory, Outage};
 use image::{Condition, Image};
 use local::SimDisk;
+use rig::hooked::{Call, Hook, Hooked};
 use rig::{Model, Setup, faulty, pattern, paused, read, start};
 
 const IMAGE: ImageId = ImageId([0x51; 16]);
@@ -134,6 +136,100 @@ fn the_older_owner_starts_again_and_is_refused() {
 #[test]
 fn the_older_owner_takes_the_image_back() {
     paused(story(Older::TakesBack));
+}
+
+/// Lets nobody get as far as the fence of a term.
+#[derive(Debug, Default)]
+struct NoFence(AtomicBool);
+
+#[async_trait::async_trait]
+impl Hook for NoFence {
+    async fn before(&self, call: Call<'_>) -> Result<()> {
+        match call {
+            Call::Create(key, _) if key.as_str().contains("/fence/") && self.0.load(Ordering::Relaxed) => {
+                Err(Error::new(ErrorKind::Denied, "died before its fence"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Somebody accepts the loss of `alpha`'s tail and dies between its pin and its fence. `alpha` finds itself fenced, starts again, goes
+/// on with what it had, and loses the image for good: all that it had is one fork. `late`: segments of the first term reach
+/// the bucket behind that first pin, and `alpha` forgets them on its disk.
+async fn died_before_its_fence(late: bool) {
+    let store = Arc::new(Memory::new());
+    let (alpha, beta) = (SimDisk::new(1), SimDisk::new(2));
+    let (path, faults) = faulty(&store, 1);
+    let beta_setup = Setup { name: "beta", ..Setup::small() };
+    image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    let mut mine = Model(vec![0; (SECTORS * SECTOR) as usize]);
+    let running = start(&alpha, path.clone(), &Setup::small(), 1).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut mine, &image, 0..20).await;
+    image.drain().await.unwrap();
+    let mut theirs = Model(mine.0.clone());
+    faults.set_outage(Outage::Refusing);
+    scribble(&mut mine, &image, 20..60).await;
+    assert!(image.status().spooled.0 > 0);
+
+    let dying = Hooked::before(store.clone(), NoFence(AtomicBool::new(true)));
+    let other = start(&beta, dying, &beta_setup, 2).await.unwrap();
+    other.open(IMAGE, Some(Epoch(1))).await.err().unwrap();
+    other.crash(&beta);
+    let pins = || store.objects().into_iter().filter(|(key, _)| key.as_str().contains("/pin/")).count();
+    assert_eq!(pins(), 1);
+    if late {
+        // What is put now counts for nobody, and is in the chain of whoever comes next.
+        theirs = Model(mine.0.clone());
+        faults.clear();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(matches!(image.status().condition, Condition::Fenced(_)), "{:?}", image.status());
+        faults.set_outage(Outage::Refusing);
+    }
+    running.crash(&alpha);
+    faults.clear();
+    let running = start(&alpha, path.clone(), &Setup::small(), 3).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    assert_eq!(image.epoch(), Epoch(3));
+    if late {
+        image.drain().await.unwrap();
+    }
+    faults.set_outage(Outage::Refusing);
+    scribble(&mut mine, &image, 60..100).await;
+
+    let other = start(&beta, store.clone(), &beta_setup, 4).await.unwrap();
+    let new = other.open(IMAGE, Some(Epoch(3))).await.unwrap();
+    same(&new, &theirs).await;
+    for round in 100..160 {
+        scribble(&mut theirs, &new, round..round + 1).await;
+        if round % 10 == 0 {
+            new.checkpoint().await.unwrap();
+            tokio::time::sleep(Duration::from_secs(30)).await;
+        }
+    }
+    faults.clear();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(matches!(image.status().condition, Condition::Fenced(_)), "{:?}", image.status());
+    image.ended().await;
+    let forks = image::forks(&running.spool, IMAGE, Epoch(u64::MAX));
+    let epoch = forks.first().unwrap().epoch;
+    assert_eq!(epoch, Epoch(if late { 3 } else { 1 }), "{forks:?}");
+    image::open_fork(&running.env, IMAGE, epoch, CLONE, "rescued").await.unwrap();
+    same(&running.open(CLONE, None).await.unwrap(), &mine).await;
+    image::discard_fork(&*running.env.bucket, &running.spool, IMAGE, Epoch(3)).await.unwrap();
+    assert_eq!(image::forks(&running.spool, IMAGE, Epoch(u64::MAX)), vec![]);
+    assert_eq!(pins(), 1, "that of the clone: the pin of one who never served is gone");
+}
+
+#[test]
+fn one_who_died_before_its_fence_took_nothing() {
+    paused(died_before_its_fence(false));
+}
+
+#[test]
+fn one_who_died_before_its_fence_took_nothing_of_what_came_late() {
+    paused(died_before_its_fence(true));
 }
 
 /// A fork that was given up stays so, though a journal that starts again shows its records once more.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use base::{ByteSize, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying};
 use image::Image;
-use local::{JournalOptions, SimDisk};
+use local::{JournalOptions, SimDisk, SimLatency};
 use rig::{Running, Setup, faulty, pattern, paused, read, start};
 use tokio::time::Instant;
 
@@ -309,6 +309,62 @@ fn a_crowd_before_a_full_volume() {
         let mut writer = Writer::new(image);
         writer.steadily(20).await;
         assert_eq!(writer.busy, 0, "room came back at once");
+    });
+}
+
+/// One command of an unmap may be of many parts, which have ten seconds in all: none of them waits for the turns of writes.
+#[test]
+fn an_unmap_of_many_parts_is_not_slowed_beside_paced_writes() {
+    paused(async {
+        const PART: u64 = 256 << 10;
+        let (_store, faults, _disk, _running, image) = world(ByteSize::mib(16)).await;
+        faults.set_outage(Outage::Refusing);
+        let mut writer = Writer::new(image.clone());
+        while image.status().dirty.0 < 13 << 20 {
+            assert!(writer.write().await);
+        }
+        let begun = Instant::now();
+        let writes = (0..6).map(|n| {
+            let image = image.clone();
+            async move {
+                let admission = image.admit(PART).await.unwrap();
+                let data = vec![pattern(n, PART as usize, false)];
+                image.write(n * (PART / SECTOR), data, false, admission).await.unwrap();
+                begun.elapsed()
+            }
+        });
+        let unmap = async {
+            for part in 0..64 {
+                image.zero(Span::new(SECTORS / 2 + part * 128, 64), true).await.unwrap();
+            }
+            begun.elapsed()
+        };
+        let (written, unmapped) = futures_util::join!(futures_util::future::join_all(writes), unmap);
+        assert!(written[5] > Duration::from_millis(100), "nothing was paced: {written:?}");
+        assert!(unmapped < Duration::from_millis(20), "{unmapped:?} beside writes that took {written:?}");
+    });
+}
+
+/// A drain waits for what the write cache answered before it was in the journal.
+#[test]
+fn a_drain_waits_for_writes_that_were_answered_early() {
+    paused(async {
+        let (store, _faults, disk, _running, image) = world(ByteSize::mib(16)).await;
+        image.set_write_cache(true);
+        disk.set_latency(SimLatency { sync: Duration::from_secs(5), ..SimLatency::default() });
+        let begun = Instant::now();
+        let data = pattern(7, BLOCK as usize, false);
+        let admission = image.admit(BLOCK).await.unwrap();
+        image.write(64, vec![data.clone()], false, admission).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_secs(5), "it was not answered early");
+        image.drain().await.unwrap();
+        let setup = Setup { name: "beta", ..Setup::small() };
+        let other = start(&SimDisk::new(9), store, &setup, 9).await.unwrap();
+        let there = other.open(IMAGE, Some(image.epoch())).await.unwrap();
+        assert!(
+            read(&there, Span::new(64, BLOCK / SECTOR)).await.unwrap() == data[..],
+            "it was not in the bucket"
+        );
     });
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base::{ByteSize, ImageId, SECTOR, Span};
 use bucket::Memory;
-use local::{JournalOptions, SimDisk};
+use local::{JournalOptions, SimDisk, SimLatency};
 use rig::{Setup, pattern, read, start};
 
 const MIB: u64 = 1 << 20;
@@ -54,6 +54,38 @@ fn a_write_answered_during_a_close_is_there() {
             running.process.kill();
         }
     });
+}
+
+/// A close that waits for the last record to be synced does so at rest, and is told if that never comes.
+#[test]
+fn a_close_waits_for_the_last_record_without_looking() {
+    const SYNC: Duration = Duration::from_secs(2);
+    for fails in [false, true] {
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).enable_time().build().unwrap();
+        let id = ImageId([9; 16]);
+        runtime.block_on(async {
+            let store = Arc::new(Memory::new());
+            let disk = SimDisk::new(1);
+            image::create(&*store, 0, id, "v", ByteSize::mib(1), 512).await.unwrap();
+            let running = start(&disk, store, &Setup::small(), 1).await.unwrap();
+            let image = running.open(id, None).await.unwrap();
+            disk.set_latency(SimLatency { sync: SYNC, ..SimLatency::default() });
+            disk.fail_syncs(u64::from(fails));
+            let admission = image.admit(4096).await.unwrap();
+            let written = image.write(8, vec![pattern(1, 4096, false)], false, admission);
+            let closed = tokio::time::timeout(20 * SYNC, async {
+                // The write first: it must be on its way.
+                tokio::task::yield_now().await;
+                image.close().await
+            });
+            let (written, closed) = tokio::join!(written, closed);
+            assert_eq!((written.is_err(), closed.expect("it hangs").is_err()), (fails, fails));
+            running.process.kill();
+        });
+        let busy: Duration = (0..2).map(|n| runtime.metrics().worker_total_busy_duration(n)).sum();
+        assert!(busy < SYNC / 2, "busy for {busy:?}");
+    }
 }
 
 /// The memory of this process, in bytes.

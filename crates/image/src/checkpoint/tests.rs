@@ -64,6 +64,7 @@ impl World {
             journal: JournalId([1; 16]),
             created: 1,
             continuation: Continuation::First,
+            after: Epoch(0),
             owner: "a".into(),
         };
         World {

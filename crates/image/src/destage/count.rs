@@ -1,19 +1,20 @@
 //! When segments come to count: once the store has them and all before them, and its owner still is the owner.
+//!
+//! Where copies are to count, the map is asked which of them still stand, and part of it may be in the bucket only. That is
+//! worked out beside the loop, for the oldest segment alone. What was found stays true until then: only a segment that counts
+//! changes what the map says, and a checkpoint cut meanwhile says the same in another place.
 
 use std::time::Duration;
 
-use base::{Error, ErrorKind, Number, Result};
-use chain::Header;
+use base::{ErrorKind, Number, Result};
+use chain::{ExtentKind, Header};
 use tokio::time::Instant;
 
 use super::{Destager, Durable};
-use crate::core::Core;
 use crate::layers::Standing;
 use crate::outgoing::{Body, Outgoing, Put};
 
-/// How long a segment may take to be mapped before other work goes first.
-const MAPPED_WITHIN: Duration = Duration::from_secs(2);
-/// When it is tried again.
+/// When a segment that could not be mapped is tried again.
 const MAP_AGAIN: Duration = Duration::from_secs(3);
 
 impl Destager {
@@ -25,7 +26,7 @@ impl Destager {
 
     pub(super) fn start_check(&mut self) {
         let now = Instant::now();
-        let through = self.put_through().filter(|_| now >= self.map_after);
+        let through = self.put_through().filter(|number| *number > self.owned);
         if self.check.is_some() || (through.is_none() && now < self.next_check) {
             return;
         }
@@ -34,25 +35,42 @@ impl Destager {
         self.check = Some(Box::pin(async move { (covers, own.check().await) }));
     }
 
-    /// Segments up to `covers` count now. One that cannot be mapped yet, because part of the map is in the bucket only and that
-    /// does not answer, stays with those behind it for another time.
-    pub(super) async fn count(&mut self, covers: Number) -> Result<()> {
-        while let Some(out) = self.outgoing.front().filter(|o| o.header.position.number <= covers) {
-            let standing = match standing(&self.core, &out.header).await {
-                Ok(standing) => standing,
-                Err(e) if e.kind() == ErrorKind::Fenced => return Err(e),
-                Err(e) => {
-                    self.map_after = Instant::now() + MAP_AGAIN;
-                    self.next_check = self.map_after;
-                    self.trouble(format!("cannot read the part of the map that was copied: {e}"));
-                    return Ok(());
+    /// Segments that the store has and a check has covered count now, in order. One with copies stays, with those behind it, until
+    /// it is known which of them stand.
+    pub(super) async fn count(&mut self) -> Result<()> {
+        while self.standing.is_none()
+            && let Some(out) = self.outgoing.front().filter(|o| o.header.position.number <= self.owned)
+        {
+            if has_copies(&out.header) {
+                if Instant::now() >= self.map_after {
+                    let (core, header) = (self.core.clone(), out.header.clone());
+                    self.standing = Some(Box::pin(async move { core.standing(&header).await }));
                 }
-            };
-            let Some(out) = self.outgoing.pop_front() else { return Ok(()) };
-            self.map(&out, &standing);
-            self.counted(out).await?;
+                return Ok(());
+            }
+            self.count_oldest(&Standing::default()).await?;
         }
         Ok(())
+    }
+
+    /// It is known which copies of the oldest segment stand. If not, because part of the map is in the bucket only and that
+    /// does not answer, it is asked again another time.
+    pub(super) async fn mapped(&mut self, standing: Result<Standing>) -> Result<()> {
+        match standing {
+            Ok(standing) => self.count_oldest(&standing).await,
+            Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
+            Err(e) => {
+                self.map_after = Instant::now() + MAP_AGAIN;
+                self.trouble(format!("cannot read the part of the map that was copied: {e}"));
+                Ok(())
+            }
+        }
+    }
+
+    async fn count_oldest(&mut self, standing: &Standing) -> Result<()> {
+        let Some(out) = self.outgoing.pop_front() else { return Ok(()) };
+        self.map(&out, standing);
+        self.counted(out).await
     }
 
     async fn counted(&mut self, out: Outgoing) -> Result<()> {
@@ -96,7 +114,6 @@ impl Destager {
     }
 }
 
-async fn standing(core: &Core, header: &Header) -> Result<Standing> {
-    let slow = || Error::new(ErrorKind::Unavailable, "the bucket does not answer in time");
-    tokio::time::timeout(MAPPED_WITHIN, core.standing(header)).await.unwrap_or_else(|_| Err(slow()))
+fn has_copies(header: &Header) -> bool {
+    header.extents.iter().any(|extent| matches!(extent.kind, ExtentKind::Moved { .. }))
 }
