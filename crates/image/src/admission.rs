@@ -118,7 +118,7 @@ impl Core {
         famine.lasting = lasts;
         drop(slot);
         const WHY: &str = "no room for writes: the bucket does not take data and the room for it on the cache disk is used up";
-        const HELP: &str = "see to the bucket, or give local_segments more room";
+        const HELP: &str = "see to the bucket, or to the cache disk: `tidegate status` says whether it is full or local_segments is used up";
         if is_new {
             self.report(Severity::Warning, format!("{WHY}; initiators are told to try again"));
         }

@@ -90,7 +90,7 @@ async fn volume(path: &std::path::Path, spawn: Arc<dyn Spawn>) -> Image {
     let id = ImageId([0x33; 16]);
     let size = ByteSize((SESSIONS * OWN) as u64);
     image::create(&*store, 0, id, "crowd", size, 512).await.unwrap();
-    let disk = OsDisk::open(&path.join("disk")).unwrap();
+    let disk = OsDisk::open(path.join("disk")).unwrap();
     let options = JournalOptions {
         capacity: 2 << 30,
         max_reserved: JOURNAL_QUEUE,
