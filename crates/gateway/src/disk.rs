@@ -20,6 +20,8 @@ pub(crate) struct CacheDisk {
     pub journal: Journal,
     pub spool: Arc<Spool>,
     pub cache: Cache,
+    /// What its clean cache may hold: as much as is configured, or as there is memory for.
+    cache_most: ByteSize,
     disk: Arc<dyn Disk>,
     /// The file system it is on.
     device: u64,
@@ -40,6 +42,8 @@ pub(crate) struct DiskRoom {
     pub cache: u64,
     /// Bytes of all that the gateway has there.
     pub held: u64,
+    /// Clean cache that is configured and cannot be used, for want of memory for its index.
+    pub unused: ByteSize,
     /// What that may come to.
     pub most: u64,
 }
@@ -75,8 +79,13 @@ fn not_the_disk(config: &DiskConfig, found: Option<JournalId>) -> Error {
 
 impl CacheDisk {
     /// Opens it and recovers its journal. `Corrupt` names a file and offset that has rotted. `Denied` if it had the journal `known`
-    /// before, and has not now.
-    pub async fn open(config: &DiskConfig, seams: &Seams, known: Option<JournalId>) -> Result<CacheDisk> {
+    /// before, and has not now. The index of its clean cache may take `index` bytes of memory.
+    pub async fn open(
+        config: &DiskConfig,
+        seams: &Seams,
+        known: Option<JournalId>,
+        index: u64,
+    ) -> Result<CacheDisk> {
         let disk: Arc<dyn Disk> = OsDisk::open(&config.path)?;
         // A journal that does not say which it is, is dealt with below.
         if let (Some(known), Ok(found)) = (known, Journal::find(&*disk).await)
@@ -85,7 +94,13 @@ impl CacheDisk {
             return Err(not_the_disk(config, found));
         }
         let device = std::fs::metadata(&config.path).map_or(0, |about| about.dev());
-        let options = CacheOptions { capacity: config.cache.0, spare: SPARE.0, ..CacheOptions::default() };
+        let options = CacheOptions {
+            capacity: config.cache.0,
+            index_budget: index,
+            spare: SPARE.0,
+            ..CacheOptions::default()
+        };
+        let cache_most = ByteSize(options.most());
         let cache = Cache::open(disk.clone(), options, seams.spawn.clone()).await?;
         // Where there is no room for what follows, the cache gives way.
         let roomy = Yielding::new(disk.clone(), cache.clone());
@@ -98,7 +113,7 @@ impl CacheDisk {
             }
         };
         let recovered = Mutex::new(recovery.owners);
-        Ok(CacheDisk { config: config.clone(), journal, spool, cache, disk, device, recovered })
+        Ok(CacheDisk { config: config.clone(), journal, spool, cache, cache_most, disk, device, recovered })
     }
 
     /// What is wrong with the place it was opened in: files that are open go on working when their directory is gone.
@@ -126,7 +141,8 @@ impl CacheDisk {
             free: self.disk.free().await?,
             cache: cache.on_disk,
             held: journal.on_disk + cache.on_disk + self.spool.bytes(),
-            most: [self.config.cache.0, self.config.local_segments.0.max(self.spool.bytes())]
+            unused: ByteSize(self.config.cache.0.saturating_sub(self.cache_most.0)),
+            most: [self.cache_most.0, self.config.local_segments.0.max(self.spool.bytes())]
                 .into_iter()
                 .fold(journal.most_on_disk.max(journal.on_disk), u64::saturating_add),
         })
@@ -162,7 +178,7 @@ impl CacheDisk {
             journal_used: journal.used,
             local_segments: self.spool.bytes(),
             cache_used: cache.lines * (64 << 10),
-            cache_capacity: self.config.cache.0,
+            cache_capacity: self.cache_most.0,
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             trouble: None,

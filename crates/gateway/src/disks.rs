@@ -189,7 +189,8 @@ async fn open(
 ) -> Result<Arc<CacheDisk>> {
     make_directory(&disk.path)?;
     let known = if config.may_be_new(disk) { None } else { catalog.journal(&disk.name)? };
-    let opened = CacheDisk::open(disk, seams, known)
+    let index = crate::memory::for_cache_indexes().0 / config.disks.len() as u64;
+    let opened = CacheDisk::open(disk, seams, known, index)
         .await
         .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
     catalog.set_journal(&disk.name, opened.journal.id())?;
@@ -210,7 +211,14 @@ fn shortage(own: DiskRoom, rooms: &[(String, DiskRoom)]) -> Option<String> {
     }
     let (most, there) = (sum(|room| room.most), own.free + sum(|room| room.held));
     if most <= there {
-        return None;
+        // Less than a hundredth is rounding.
+        return (own.unused.0 > own.most / 100).then(|| {
+            format!(
+                "{} of its cache cannot be used: the machine has too little memory for the index, of which an eighth may be used, \
+                 and a 256th of the cache would be needed; make `cache` smaller, or give the machine more memory",
+                own.unused
+            )
+        });
     }
     let names: Vec<&str> = together.iter().map(|(name, _)| name.as_str()).collect();
     let whose = if names.len() > 1 { format!(" of {} together", names.join(" and ")) } else { String::new() };

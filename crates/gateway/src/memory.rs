@@ -29,16 +29,26 @@ const SPARE: ByteSize = ByteSize::mib(128);
 
 /// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 2 GiB.
 pub fn for_dirty_data() -> ByteSize {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    share(&read("/proc/meminfo"), &read("/sys/fs/cgroup/memory.max"))
+    ByteSize((of_machine().0 / PART).clamp(LEAST.0, MOST.0))
 }
 
-fn share(meminfo: &str, group: &str) -> ByteSize {
+/// What the indexes of all clean caches may take: an eighth of it, and 128 MiB on any machine.
+pub(crate) fn for_cache_indexes() -> ByteSize {
+    ByteSize((of_machine().0 / 8).max(ByteSize::mib(128).0))
+}
+
+fn of_machine() -> ByteSize {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    smaller(&read("/proc/meminfo"), &read("/sys/fs/cgroup/memory.max"))
+}
+
+/// The smaller of machine and control group; nothing if it cannot be read.
+fn smaller(meminfo: &str, group: &str) -> ByteSize {
     let total = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
     let kib = total.and_then(|t| t.trim().trim_end_matches("kB").trim().parse::<u64>().ok());
     let machine = kib.map_or(0, |kib| kib << 10);
     let limit = group.trim().parse().unwrap_or(u64::MAX);
-    ByteSize((machine.min(limit) / PART).clamp(LEAST.0, MOST.0))
+    ByteSize(machine.min(limit))
 }
 
 #[cfg(test)]

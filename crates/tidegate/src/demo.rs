@@ -2,6 +2,8 @@
 
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +22,8 @@ use crate::show::reachable;
 
 const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
+/// The least that each part of the cache disk gets.
+const LEAST: ByteSize = ByteSize::mib(64);
 
 /// Serves the disk until it is stopped.
 pub async fn run(wanted: Demo) -> Result<()> {
@@ -53,17 +57,11 @@ pub async fn run(wanted: Demo) -> Result<()> {
     Ok(())
 }
 
-fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
+fn config(data: &Path, iscsi: SocketAddr) -> Config {
     Config {
         name: "demo".into(),
         data: data.to_owned(),
-        disks: vec![DiskConfig {
-            name: "cache".into(),
-            path: data.join("cache"),
-            journal: ByteSize::gib(2),
-            cache: ByteSize::gib(10),
-            local_segments: ByteSize::gib(16),
-        }],
+        disks: vec![disk(data.join("cache"))],
         iscsi: IscsiConfig { listen: vec![iscsi], ..IscsiConfig::default() },
         upload: UploadConfig::default(),
         memory: gateway::memory::for_dirty_data(),
@@ -71,6 +69,38 @@ fn config(data: &std::path::Path, iscsi: SocketAddr) -> Config {
         program: Program::Demo,
         new_disks: Vec::new(),
     }
+}
+
+/// The cache disk: of a small file system it takes a quarter for each of its three parts, of a large one as much as a demo needs.
+fn disk(path: PathBuf) -> DiskConfig {
+    let room = free(&path).saturating_add(held(&path));
+    let part = |most: ByteSize| ByteSize(most.0.min(room / 4).max(LEAST.0));
+    DiskConfig {
+        name: "cache".into(),
+        path,
+        journal: part(ByteSize::gib(2)),
+        cache: part(ByteSize::gib(10)),
+        local_segments: part(ByteSize::gib(16)),
+    }
+}
+
+/// Free bytes of the file system that a path is, or will be, on; where that cannot be told, there is no limit.
+fn free(path: &Path) -> u64 {
+    let there = path.ancestors().find(|path| path.exists());
+    let about = there.and_then(|there| rustix::fs::statvfs(there).ok());
+    about.map_or(u64::MAX, |about| about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+/// Bytes that the files in a directory take on their disk.
+fn held(dir: &Path) -> u64 {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|entry| match entry.metadata() {
+            Ok(about) if about.is_dir() => held(&entry.path()),
+            Ok(about) => about.blocks() * 512,
+            Err(_) => 0,
+        })
+        .sum()
 }
 
 /// Makes bucket and volume at the first start, waits for the volume at later ones.

@@ -156,6 +156,13 @@ impl std::fmt::Debug for Cache {
 }
 
 /// How many lines a budget allows, a multiple of the number of shards.
+impl CacheOptions {
+    /// How many bytes the cache holds at most: the capacity, or less if the index may not take the memory for it.
+    pub fn most(&self) -> u64 {
+        u64::from(lines_for(self)) * LINE as u64
+    }
+}
+
 fn lines_for(options: &CacheOptions) -> u32 {
     let lines = (options.capacity / LINE as u64).min(options.index_budget / ENTRY_MEMORY);
     let lines = lines.min(u64::from(u32::MAX - SLAB_LINES)) as u32;

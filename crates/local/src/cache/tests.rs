@@ -252,6 +252,13 @@ fn it_keeps_within_its_bounds_and_makes_do_with_a_full_disk() {
 }
 
 #[test]
+fn memory_for_the_index_bounds_what_the_cache_holds() {
+    let options = |index_budget| CacheOptions { capacity: 1 << 40, index_budget, ..CacheOptions::default() };
+    assert_eq!(options(4 << 30).most(), 1 << 40, "a 256th suffices");
+    assert_eq!(options(1 << 30).most(), 1 << 38);
+}
+
+#[test]
 fn a_damaged_index_is_ignored_and_any_bytes_are_survived() {
     block_on(async {
         let disk = SimDisk::new(1);
