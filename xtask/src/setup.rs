@@ -44,6 +44,14 @@ pub fn cache() -> Result<PathBuf> {
 pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(root());
+    // What the cargo that runs us says of our own package is not for the next one: the build scripts of some dependencies look at it, and
+    // would have them built anew at each change between `cargo xtask` and cargo itself.
+    let own = |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in std::env::vars_os() {
+        if name.to_str().is_some_and(own) {
+            command.env_remove(name);
+        }
+    }
     command
 }
 
