@@ -193,7 +193,11 @@ async fn open(
     let opened = CacheDisk::open(disk, seams, known, index)
         .await
         .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
-    catalog.set_journal(&disk.name, opened.journal.id())?;
+    if let Err(e) = catalog.set_journal(&disk.name, opened.journal.id()) {
+        // Its directory is to be free for the next try.
+        let _ = opened.close().await;
+        return Err(e);
+    }
     Ok(Arc::new(opened))
 }
 

@@ -293,6 +293,9 @@ impl Gateway {
             return self.adopt_again(&known).await;
         }
         self.refuse_twice(&row.name, row.image)?;
+        // Its epochs need not be later than those of a life here that ended: its bucket may be an older copy.
+        let disk = self.ground.disks.get(&row.disk)?;
+        self.catalog.unsettle(disk.journal.id(), row.image)?;
         Ok(self.task(row))
     }
 
@@ -322,6 +325,7 @@ impl Gateway {
         if entered.is_err() {
             task.hide();
             task.abandon_image().await;
+            task.forget_target();
             self.volumes.lock().remove(&row.name);
         }
         entered

@@ -47,9 +47,13 @@ impl Ground {
 
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
-        let store = self.open_store(&row.url, false);
-        let bucket = store.map(|store| Arc::new(Switch::new(self.patient(store)))).map_err(|e| e.to_string());
+        let bucket = self.open_known(&row.url);
         self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
+    }
+
+    fn open_known(&self, url: &str) -> Result<Arc<Switch>, String> {
+        let store = self.open_store(url, false);
+        store.map(|store| Arc::new(Switch::new(self.patient(store)))).map_err(|e| e.to_string())
     }
 
     /// Takes a bucket in that was just added to the catalog, or has another URL now: who uses it goes on there.
@@ -93,15 +97,17 @@ impl Ground {
             Some(known) => known.url.clone(),
             None => return Err(unknown_bucket(name)),
         };
-        self.know_bucket(BucketRow { name: name.to_owned(), url });
-        match self.buckets.lock().get(name).map(|known| known.bucket.clone()) {
-            Some(Ok(bucket)) => Ok(bucket),
-            trouble => {
-                let why = trouble.and_then(Result::err).unwrap_or_default();
-                let text = format!("bucket {name:?} cannot be used: {why}");
-                Err(Error::new(ErrorKind::Unavailable, text))
-            }
+        let opened = self.open_known(&url);
+        let mut buckets = self.buckets.lock();
+        let known = buckets.get_mut(name).ok_or_else(|| unknown_bucket(name))?;
+        // All who use it have the same one: another address reaches them all. So the first counts.
+        if known.bucket.is_err() && known.url == url {
+            known.bucket = opened;
         }
+        let trouble = |why: &String| {
+            Error::new(ErrorKind::Unavailable, format!("bucket {name:?} cannot be used: {why}"))
+        };
+        Ok(known.bucket.as_ref().map_err(trouble)?.clone())
     }
 
     /// The names of all buckets.

@@ -76,6 +76,8 @@ impl Gateway {
             }
         }
         self.catalog.remove_volume(&row.name, &settled)?;
+        // Before the name is free, and with it the target's.
+        task.forget_target();
         self.volumes.lock().remove(&row.name);
         Ok(())
     }
@@ -152,6 +154,12 @@ impl Gateway {
                 row.bucket
             )));
         }
+        // The image may be found again, and adopted: then what is written in a later epoch is not meant.
+        let shown = disks
+            .iter()
+            .flat_map(|disk| [disk.journal.newest(row.image), disk.newest_recovered(row.image)])
+            .max();
+        let newest = shown.flatten().max(task.image().map(|image| image.epoch()));
         task.hide();
         task.abandon_image().await;
         let mut lost = 0;
@@ -163,7 +171,7 @@ impl Gateway {
             disk.cache.invalidate_image(row.image);
             disk.give_up(row.image);
         }
-        self.forget(&task, Some(Epoch(u64::MAX)))?;
+        self.forget(&task, newest)?;
         let text = format!(
             "volume {name} was deleted here with {} that were not uploaded; whatever bucket {} still has of it stays there, below \
              {}: if the bucket is found again, delete that with the store's own tools, or take it in with `tidegate volume adopt {name} \

@@ -329,13 +329,10 @@ impl VolumeTask {
         };
         drop(state);
         drop(departure);
-        if gone {
-            self.forget_target();
-        }
     }
 
     /// The volume is not this gateway's any more: nobody who asks for its target is to come back.
-    fn forget_target(&self) {
+    pub fn forget_target(&self) {
         if let Ok(name) = self.row.lock().target.parse::<IscsiName>() {
             self.targets.forget(&name);
         }
@@ -391,7 +388,6 @@ impl VolumeTask {
             };
             let _ = tokio::time::timeout(HALT_WITHIN, ended).await;
         }
-        self.forget_target();
         *self.state.lock() = State::Ended;
     }
 

@@ -482,6 +482,8 @@ impl Destager {
         let most = self.outgoing.iter().filter_map(|o| match o.put {
             Put::Flying { failures: 1.., .. } | Put::Idle(_, 1..) => Some(enough * DEAD_SHARE),
             Put::Flying { since, .. } if now - since >= LATE => Some(enough),
+            // It waits behind one that cannot be counted, because a part of the map is out of reach.
+            Put::Done if self.standing.is_some() || now < self.map_after => Some(enough),
             _ => None,
         });
         let late =

@@ -161,7 +161,10 @@ impl Core {
         if let Err(e) = &read
             && e.kind() == ErrorKind::Corrupt
         {
-            self.report(Severity::Error, format!("part of the map cannot be read: {e}"));
+            self.report(
+                Severity::Error,
+                format!("stored data is damaged: part of the map cannot be read: {e}"),
+            );
         }
         read
     }

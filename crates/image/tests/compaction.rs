@@ -302,6 +302,18 @@ impl Hook for NoMap {
     }
 }
 
+/// Waits for that. It reads here and there: other pages of the map take the place of those that copying used.
+async fn until_away(store: &Hooked<NoMap>, image: &Image) {
+    for round in 0..20_000u64 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        let _ = image.read(Span::new(round * 1237 % (SECTORS / BLOCK) * BLOCK, BLOCK)).await;
+        if store.hook.away.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+    panic!("nothing was copied");
+}
+
 /// A5: copies that cannot be mapped, because the part of the map that they need is out of reach, wait; the volume goes on.
 #[test]
 fn an_outage_while_copies_are_mapped_is_waited_for() {
@@ -350,14 +362,7 @@ fn nobody_waits_while_copies_are_looked_up() {
         wear(&mut model, &image).await;
         image.checkpoint().await.unwrap();
         store.hook.armed.store(true, Ordering::Relaxed);
-        for round in 0..20_000u64 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            // Other pages of the map take the place of those that copying used.
-            let _ = image.read(Span::new(round * 1237 % (SECTORS / BLOCK) * BLOCK, BLOCK)).await;
-            if store.hook.away.load(Ordering::Relaxed) {
-                break;
-            }
-        }
+        until_away(&store, &image).await;
         let mut longest = Duration::ZERO;
         for _ in 0..6_000 {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -370,5 +375,41 @@ fn nobody_waits_while_copies_are_looked_up() {
         assert!(longest < Duration::from_millis(50), "{longest:?}");
         store.hook.away.store(false, Ordering::Relaxed);
         verify(&model, &image).await;
+    });
+}
+
+/// While a page of the map does not come, everything can be put and little counts: writes go on all the same.
+#[test]
+fn a_page_out_of_reach_does_not_stop_writes() {
+    paused(async {
+        let setup = setup();
+        let store = Hooked::new(NoMap::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(3), store.clone(), &setup, 3).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        wear(&mut model, &image).await;
+        image.checkpoint().await.unwrap();
+        store.hook.armed.store(true, Ordering::Relaxed);
+        until_away(&store, &image).await;
+        store.hook.armed.store(false, Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        let trouble = image.status().trouble.map(|(_, text)| text).unwrap_or_default();
+        assert!(trouble.contains("that was copied"), "nothing had to be looked up: {trouble:?}");
+        for n in 0..768u64 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let admission = match image.admit(BLOCK * SECTOR).await {
+                Ok(admission) => admission,
+                Err(e) => panic!(
+                    "after {} KiB: {e}; local segments: {:?}, dirty: {:?}, {:?}",
+                    n * 4,
+                    image.status().spooled,
+                    image.status().dirty,
+                    running.events.0.lock()
+                ),
+            };
+            let data = vec![pattern(n, (BLOCK * SECTOR) as usize, false)];
+            image.write(n * 7 % (SECTORS / BLOCK) * BLOCK, data, false, admission).await.unwrap();
+        }
     });
 }

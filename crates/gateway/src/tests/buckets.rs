@@ -1,6 +1,7 @@
 //! Buckets that are added, and what is found out about them then.
 
 use super::*;
+use crate::catalog::BucketRow;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_path_that_is_relative_to_the_daemon_is_refused() {
@@ -137,4 +138,40 @@ async fn a_volume_whose_bucket_is_lost_is_deleted_without_it() {
     let one = gateway(&scratch.0, "one", "1 h").await;
     assert!(one.volumes().is_empty() && one.forks().is_empty() && one.buckets().is_empty());
     one.stop(|_| ()).await.unwrap();
+}
+
+/// Volumes that wait for the same bucket all go on at its new address.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn all_who_waited_for_a_bucket_move_with_it() {
+    let scratch = Scratch::new("g-switch");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    let mut left = 0;
+    for round in 0..50 {
+        let (old, new) = (scratch.0.join(format!("old{round}")), scratch.0.join(format!("new{round}")));
+        let row =
+            |path: &Path| BucketRow { name: format!("b{round}"), url: format!("dir://{}", path.display()) };
+        // As at a start while it is away.
+        one.ground.know_bucket(row(&old));
+        let made = scratch.0.join(format!("made{round}"));
+        drop(one.ground.open_store(&row(&made).url, true).unwrap());
+        std::fs::rename(&made, &old).unwrap();
+        let barrier = Arc::new(std::sync::Barrier::new(4));
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let (ground, barrier) = (one.ground.clone(), barrier.clone());
+            asked.push(tokio::task::spawn_blocking(move || {
+                barrier.wait();
+                ground.bucket(&format!("b{round}"))
+            }));
+        }
+        let mut users = Vec::new();
+        for asked in asked {
+            users.push(asked.await.unwrap().unwrap());
+        }
+        let store = one.ground.open_store(&row(&new).url, true).unwrap();
+        one.ground.take_bucket(row(&new), one.ground.patient(store));
+        left += users.iter().filter(|user| !user.url().contains("/new")).count();
+    }
+    one.stop(|_| ()).await.unwrap();
+    assert_eq!(left, 0, "of 200 users of buckets so many stayed at the old address");
 }

@@ -95,3 +95,25 @@ async fn a_cache_disk_that_was_given_more_than_there_is_is_said_at_the_start() {
     assert_eq!(said(&one, "cache disk ssd: journal, cache and local_segments"), 1);
     one.stop(|_| ()).await.unwrap();
 }
+
+/// A cache disk that comes back while the catalog cannot be written for a moment is used once it can.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_comes_back_survives_a_busy_catalog() {
+    let scratch = Scratch::new("g-disk");
+    let one = start(two_disks(&scratch)).await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let (disk, away) = (scratch.0.join("one/hdd"), scratch.0.join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let one = start(two_disks(&scratch)).await.unwrap();
+    assert!(trouble(&one, "hdd").unwrap().contains("mounted?"));
+    let other = rusqlite::Connection::open(scratch.0.join("one/data/catalog.db")).unwrap();
+    other.execute_batch("begin immediate").unwrap();
+    std::fs::remove_dir_all(&disk).unwrap();
+    std::fs::rename(&away, &disk).unwrap();
+    until(|| trouble(&one, "hdd").is_some_and(|why| !why.contains("mounted?"))).await;
+    other.execute_batch("rollback").unwrap();
+    drop(other);
+    until(|| trouble(&one, "hdd").is_none()).await;
+    one.stop(|_| ()).await.unwrap();
+}

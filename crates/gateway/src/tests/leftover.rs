@@ -117,3 +117,38 @@ async fn a_lost_catalog_releases_nothing() {
     assert_eq!(byte(&one, "vol1", 8).await, 9);
     one.stop(|_| ()).await.unwrap();
 }
+
+/// A volume is deleted without its bucket, the bucket is found again, the volume is adopted as the event advises, and the
+/// gateway is killed before it is entered: its acknowledged writes must be there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_written_after_a_deletion_without_bucket_is_kept() {
+    let scratch = Scratch::new("g-settled");
+    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    std::fs::rename(&bucket, &aside).unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().reason.is_some()).await;
+    one.delete_without_bucket("vol1").await.unwrap();
+    std::fs::rename(&aside, &bucket).unwrap();
+    one.adopt_volume(adopt("vol1", None)).await.unwrap();
+    write(&one, "vol1", 8, 9).await;
+    // As `leftover::unknown`: as if it had ended while the volume was open and not entered yet.
+    one.catalog.remove_volume("vol1", &Settled::new()).unwrap();
+    let task = one.volumes.lock()["vol1"].clone();
+    task.hide();
+    task.abandon_image().await;
+    drop(task);
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    let (kept, events) = (one.forks(), one.view().events);
+    one.stop(|_| ()).await.unwrap();
+    assert_eq!(kept.len(), 1, "acknowledged writes were released: {events:#?}");
+}

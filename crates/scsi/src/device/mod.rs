@@ -35,5 +35,4 @@ mod tests;
 pub use demand::Demand;
 pub use opcode::may_take_long;
 pub use target::TargetDevice;
-pub(crate) use unit::LONGEST_TRANSFER;
 pub use unit::{Identity, LogicalUnit};

@@ -16,7 +16,6 @@ pub(super) enum Key {
     UnitAttention = 0x6,
     DataProtect = 0x7,
     CopyAborted = 0xa,
-    AbortedCommand = 0xb,
     Miscompare = 0xe,
 }
 
@@ -27,7 +26,6 @@ pub(super) mod code {
     pub const PORT_UNAVAILABLE: u16 = 0x040c;
     pub const SANITIZE_IN_PROGRESS: u16 = 0x041b;
     pub const UNREACHABLE_COPY_TARGET: u16 = 0x0804;
-    pub const NOT_ENOUGH_DATA: u16 = 0x0c0d;
     pub const INVALID_FIELD_IN_INFORMATION_UNIT: u16 = 0x0e03;
     pub const UNRECOVERED_READ_ERROR: u16 = 0x1100;
     pub const PARAMETER_LIST_LENGTH: u16 = 0x1a00;

@@ -18,7 +18,7 @@ use super::opcode::{self, Access, CommandKind, Operation as Op};
 use super::ports::{AccessState, PortGroup};
 use super::reservations::Reservations;
 use super::sanitize::Sanitize;
-use super::sense::{Failure, Key, Sense, code};
+use super::sense::{Failure, Sense, code};
 use super::target::TargetDevice;
 use super::under_way::UnderWay;
 use super::{basic, inquiry, log, ports, turn};
@@ -26,7 +26,7 @@ use crate::medium::{Admission, BlockMedium, Geometry};
 use crate::task::{Command, Nexus, Outcome, Status, Stop, TaskFunction};
 
 /// The most that one command moves, in bytes (MAXIMUM TRANSFER LENGTH).
-pub(crate) const LONGEST_TRANSFER: u32 = 16 << 20;
+const MAX_TRANSFER: u32 = 16 << 20;
 /// What moves best, in bytes (OPTIMAL TRANSFER LENGTH).
 const OPTIMAL_TRANSFER: u32 = 1 << 20;
 /// The most that one WRITE SAME fills, in blocks: what the 10-byte command can say, in whole physical blocks.
@@ -176,15 +176,11 @@ impl Task<'_> {
     }
 
     /// The blocks of data-out: as many as the command says, or as came if the initiator announced fewer. A part of a
-    /// block is refused. A transport that lost some of what was announced, because the command was meant for another logical
-    /// unit when it came, has the command repeated.
+    /// block is refused.
     pub fn blocks(&self, blocks: u64, geometry: Geometry) -> Result<Vec<Bytes>, Failure> {
         let size = u64::from(geometry.block_size);
         let came = super::read_write::length(&self.command.data_out);
         let mut left = blocks * size;
-        if came < left.min(u64::from(self.command.expected_out)) {
-            return Err(Sense::new(Key::AbortedCommand, code::NOT_ENOUGH_DATA).into());
-        }
         if came < left && !came.is_multiple_of(size) {
             return Err(Failure::short_data(left));
         }
@@ -357,9 +353,9 @@ impl LogicalUnit {
 
     pub(super) fn limits(&self) -> Limits {
         let size = self.medium.geometry().block_size;
-        let atomic = (self.medium.atomic_bytes() / size).min(LONGEST_TRANSFER / size);
+        let atomic = (self.medium.atomic_bytes() / size).min(MAX_TRANSFER / size);
         Limits {
-            transfer: LONGEST_TRANSFER / size,
+            transfer: MAX_TRANSFER / size,
             optimal_transfer: OPTIMAL_TRANSFER / size,
             write_same: MAX_WRITE_SAME,
             atomic,

@@ -10,10 +10,7 @@ use base::{Error, Result};
 
 use super::chap::Secret;
 use super::name::IscsiName;
-use super::params::USUAL_FIRST_BURST;
-use super::receive::LONGEST_STAGED;
-use super::session::MOST_BESIDE;
-use crate::device::{LONGEST_TRANSFER, TargetDevice};
+use crate::device::TargetDevice;
 
 /// The shortest CHAP secret, in bytes: 96 bits (RFC 7143 §9.2.1).
 pub const SHORTEST_SECRET: usize = 12;
@@ -205,19 +202,8 @@ pub struct Limits {
     /// Data of one session held for commands, and data waiting to be sent to it, each in bytes. One command may
     /// exceed it.
     pub session_bytes: usize,
-    /// Commands that each session may have outstanding whatever the others do; more, as `unasked_bytes` allows.
-    pub own_commands: u32,
-    /// Data asked for or brought that each session may hold whatever the others do, in bytes; more, as `common_bytes` allows.
-    pub own_bytes: usize,
-    /// Data that all sessions together may be sent without having asked for it, in bytes: each command that may be
-    /// outstanding counts with what it may bring so. Beyond, command windows become smaller.
-    pub unasked_bytes: usize,
-    /// Data that all sessions together hold because they asked initiators for it or bring it to them, in bytes. Beyond,
-    /// R2Ts and reads wait for their turn.
-    pub common_bytes: usize,
-    /// Room on the media that all sessions together hold for data that has yet to come, in bytes: half of what a cache disk
-    /// gives to all (the journal's `max_reserved`), so that what has come is admitted from the other half. Beyond, data
-    /// is asked for before there is room for it.
+    /// Room on the media that one session holds for data it has yet to send, in bytes: a part of what a cache disk gives
+    /// to all (the journal's `max_reserved`). One command may exceed it.
     pub promised_bytes: usize,
     /// Time for data that was announced or asked for, while the initiator lives and sends other things than data.
     pub data_time: Duration,
@@ -237,36 +223,17 @@ impl Default for Limits {
         Limits {
             data_segment: 256 << 10,
             burst: 16 << 20,
-            first_burst: 256 << 10,
+            first_burst: 16 << 20,
             outstanding_r2t: 8,
             queue_depth: 128,
             session_bytes: 64 << 20,
-            own_commands: 2,
-            own_bytes: 256 << 10,
-            unasked_bytes: 512 << 20,
-            common_bytes: 512 << 20,
-            promised_bytes: 64 << 20,
+            promised_bytes: 32 << 20,
             data_time: Duration::from_secs(10),
             login_time: Duration::from_secs(15),
             idle_time: Duration::from_secs(15),
             ping_time: Duration::from_secs(60),
             sessions: 4096,
         }
-    }
-}
-
-impl Limits {
-    /// The most bytes that so many sessions hold together for data: what may come unasked, what was asked for, what is brought,
-    /// and where it is received. Data of odd lengths may take up to twice as much memory, as buffers are recycled by powers of
-    /// two.
-    pub fn most_bytes(&self, sessions: usize) -> usize {
-        let unasked = self.own_commands as usize * self.first_burst.max(USUAL_FIRST_BURST) as usize;
-        // The PDU that comes in, and a ping's answer.
-        let talk = 2 * self.data_segment as usize + LONGEST_STAGED + MOST_BESIDE;
-        let each = unasked + self.own_bytes + talk;
-        // One session alone may exceed what is common with one command.
-        let common = self.common_bytes.max(2 * self.session_bytes + LONGEST_TRANSFER as usize);
-        sessions * each + self.unasked_bytes + common
     }
 }
 

@@ -111,11 +111,7 @@ impl Connection {
     /// Where the next bytes from the socket go; `None` while nothing should be read.
     pub fn input_space(&mut self) -> Option<&mut [u8]> {
         let open = !self.is_closing() && self.listens();
-        let most = match &self.phase {
-            Phase::Full(session) => session.most_pending(),
-            _ => self.registry.limits.session_bytes,
-        };
-        let room = self.output.pending() <= most;
+        let room = self.output.pending() <= self.registry.limits.session_bytes;
         (open && room).then(|| self.receiver.space())
     }
 
@@ -152,9 +148,6 @@ impl Connection {
     /// The first `n` bytes of the output were sent.
     pub fn sent(&mut self, n: usize) {
         self.output.consume(n);
-        if let Phase::Full(session) = &mut self.phase {
-            session.sent(&mut self.output);
-        }
     }
 
     /// Runs what can be run at once, and returns what the shell has to do. Called until it returns `None`, after every
@@ -290,9 +283,7 @@ impl Connection {
         }
         if let Phase::Full(session) = &mut self.phase {
             self.tick = now + self.registry.limits.data_time / TICKS;
-            if let Err(fatal) = session.time_passed(&mut self.output) {
-                self.disconnect_for(fatal.0);
-            }
+            session.time_passed(&mut self.output);
         }
     }
 
@@ -328,10 +319,7 @@ impl Connection {
         self.closing = true;
         self.output = Output::default();
         match &mut self.phase {
-            Phase::Full(session) => {
-                session.close();
-                session.settle(0);
-            }
+            Phase::Full(session) => session.close(),
             _ => self.phase = Phase::Over,
         }
     }

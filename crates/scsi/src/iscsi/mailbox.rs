@@ -15,8 +15,6 @@ pub(super) enum Notice {
     Opened(u64),
     /// Close. The ticket is dropped when every command has ended.
     Close { ticket: Option<Arc<Gate>> },
-    /// It is its turn to draw on what all sessions have in common.
-    Room,
     /// Ask the initiator to log out.
     RequestLogout { within_seconds: u16 },
 }

@@ -7,7 +7,6 @@
 //! ErrorRecoveryLevel is 0 and a session has one connection.
 
 mod chap;
-mod commons;
 mod config;
 mod connection;
 mod login;

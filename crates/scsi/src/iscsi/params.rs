@@ -3,9 +3,6 @@
 use super::config::Limits;
 use super::text::{Text, boolean, number};
 
-/// FirstBurstLength where nothing is said of it (RFC 7143 §13.14), in bytes.
-pub(super) const USUAL_FIRST_BURST: u32 = 65_536;
-
 /// What was agreed, starting from the standard's defaults.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Params {
@@ -33,7 +30,7 @@ impl Default for Params {
             immediate_data: true,
             send_segment: 8192,
             max_burst: 262_144,
-            first_burst: USUAL_FIRST_BURST,
+            first_burst: 65_536,
             outstanding_r2t: 1,
             time2wait: 2,
             time2retain: 20,

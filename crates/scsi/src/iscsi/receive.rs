@@ -5,11 +5,9 @@ use base::{AlignedBuf, checksum};
 
 use super::pdu::{HEADER, Header};
 
-/// The staging buffer's size before login, in bytes.
+/// The staging buffer's size before and after login, in bytes.
 const SMALL: usize = 8 << 10;
-
-/// The same after login.
-pub(super) const LONGEST_STAGED: usize = 64 << 10;
+const LARGE: usize = 64 << 10;
 
 /// While long data segments come, so few bytes are staged at a time that most of a segment is read in place.
 const SHORT_READ: usize = 2 << 10;
@@ -76,7 +74,7 @@ impl Receiver {
 
     /// Makes room for the full feature phase.
     pub(super) fn enlarge(&mut self) {
-        self.staging.resize(LONGEST_STAGED, 0);
+        self.staging.resize(LARGE, 0);
     }
 
     /// The additional header segments of the header last handed out.

@@ -10,7 +10,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base::{Entropy, Error, ErrorKind, Result};
 use parking_lot::{Mutex, RwLock};
 
-use super::commons::Commons;
 use super::config::{AllowList, Authentication, Limits, TargetConfig};
 use super::mailbox::{Gate, Mailbox, Notice};
 use super::name::{IscsiName, Isid};
@@ -26,19 +25,8 @@ pub struct TargetRegistry {
     sessions: Mutex<BTreeMap<u64, Arc<SessionHandle>>>,
     next_session: AtomicU64,
     pub(super) suspects: Arc<Suspects>,
-    pub(super) commons: AllCommons,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) limits: Limits,
-}
-
-/// What all sessions have in common, each for itself.
-pub(super) struct AllCommons {
-    /// Memory for data that initiators may send unasked.
-    pub(super) unasked: Arc<Commons>,
-    /// Memory for data that is asked for or brought.
-    pub(super) data: Arc<Commons>,
-    /// Room on the media for data that has yet to come.
-    pub(super) promised: Arc<Commons>,
 }
 
 /// Who may ask which targets there are.
@@ -142,11 +130,6 @@ impl TargetRegistry {
             sessions: Mutex::default(),
             next_session: AtomicU64::new(1),
             suspects: Arc::default(),
-            commons: AllCommons {
-                unasked: Commons::new(limits.unasked_bytes),
-                data: Commons::new(limits.common_bytes),
-                promised: Commons::new(limits.promised_bytes),
-            },
             entropy,
             limits,
         })

@@ -20,46 +20,28 @@ const WRITE: u8 = 0x20;
 const MOST_IMMEDIATE: usize = 32;
 
 impl Session {
-    /// Works out what a command demands, and where immediate data goes: to a buffer for all the unsolicited data of the
-    /// command.
-    pub(super) fn begin_command(&mut self, header: &Header) -> Landing {
-        let (len, expected) = (header.data_len(), header.word(20));
-        let writes = header.flags() & WRITE != 0 && expected > 0;
-        self.coming = match &self.device {
-            Some(device) if writes => device.demand(header.lun(), &header.0[32..48], expected),
-            _ => Demand::default(),
-        };
-        if !writes || len == 0 || len > expected as usize || !self.is_agreed(header) {
+    /// Where immediate data goes: a buffer for all the unsolicited data of the command.
+    pub(super) fn begin_command(&self, header: &Header) -> Landing {
+        let (len, expected) = (header.data_len(), header.word(20) as usize);
+        if header.flags() & WRITE == 0 || len > expected {
             return Landing::Discard;
         }
-        let whole =
-            if header.is_final() { len } else { self.kept(expected, self.coming).max(len as u32) as usize };
+        let whole = match (header.is_final(), &self.device) {
+            (false, Some(device)) => {
+                let demand = device.demand(header.lun(), &header.0[32..48], header.word(20));
+                (self.kept(header.word(20), demand) as usize).max(len)
+            }
+            _ => len,
+        };
         // Cut to what came before anybody sees it.
         Landing::Buffer(AlignedBuf::for_overwrite(whole), 0)
-    }
-
-    /// Whether it was agreed that data comes unasked as it does with this command.
-    fn is_agreed(&self, header: &Header) -> bool {
-        let params = &self.params;
-        let immediate = header.data_len() == 0
-            || params.immediate_data && header.data_len() <= params.first_burst as usize;
-        immediate && !(params.initial_r2t && self.announces_more(header))
-    }
-
-    /// Whether more unsolicited data is to come than came with the command.
-    fn announces_more(&self, header: &Header) -> bool {
-        !header.is_final() && header.data_len() < self.first(header.word(20)) as usize
-    }
-
-    /// What may come unsolicited of so many bytes.
-    fn first(&self, expected: u32) -> u32 {
-        expected.min(self.params.first_burst)
     }
 
     /// How much of the unsolicited data is kept until it is all here. What the command does not take is dropped, but the
     /// segment that goes beyond has to land in one piece.
     fn kept(&self, expected: u32, demand: Demand) -> u32 {
-        self.first(expected).min(demand.data_out.saturating_add(self.limits.data_segment))
+        let first = expected.min(self.params.first_burst);
+        first.min(demand.data_out.saturating_add(self.limits.data_segment))
     }
 
     /// Makes a task of a command, unless it has to be rejected.
@@ -82,11 +64,12 @@ impl Session {
         let order = if stage == Stage::Held { u64::MAX } else { self.next_order };
         let mut task = Box::new(new_task(header, additional, stage, order));
         task.first_tag = self.next_tag;
-        task.demand = self.coming;
+        if let Some(device) = self.device.as_ref().filter(|_| task.expected_out > 0) {
+            task.demand = device.demand(task.lun, &task.cdb, task.expected_out);
+        }
         self.next_order += 1;
         self.take_unsolicited(&mut task, header, landing);
         self.reserved += task.reserved;
-        self.urgent += u32::from(task.immediate && task.unasked > 0);
         if task.attribute == TaskAttribute::Ordered {
             self.ordered += 1;
         }
@@ -99,7 +82,7 @@ impl Session {
         Some(self.tasks.insert(task))
     }
 
-    fn check_command(&mut self, header: &Header, additional: &[u8]) -> Result<Additional, RejectReason> {
+    fn check_command(&self, header: &Header, additional: &[u8]) -> Result<Additional, RejectReason> {
         if self.device.is_none() {
             return Err(RejectReason::CommandNotSupported);
         }
@@ -113,10 +96,6 @@ impl Session {
         {
             return Err(RejectReason::TooManyImmediateCommands);
         }
-        let brings = header.data_len() > 0 || self.announces_more(header);
-        if header.immediate() && brings && !self.may_take_urgent() {
-            return Err(RejectReason::TooManyImmediateCommands);
-        }
         match header.itt() {
             NO_TAG => Err(RejectReason::InvalidPduField),
             _ => decode_additional(additional).ok_or(RejectReason::InvalidPduField),
@@ -126,28 +105,30 @@ impl Session {
     /// Notes the immediate data that came with a command and the unsolicited data that it announces.
     fn take_unsolicited(&self, task: &mut Task, header: &Header, landing: Landing) {
         let len = header.data_len() as u32;
-        if !self.is_agreed(header) {
+        let first = task.expected_out.min(self.params.first_burst);
+        let more = !header.is_final() && len < first;
+        if len > 0 && (!self.params.immediate_data || len > self.params.first_burst)
+            || more && self.params.initial_r2t
+        {
             task.refusal = Some(Refusal::UnexpectedData);
         }
-        if len > task.expected_out {
-            task.refusal = Some(Refusal::IncorrectData);
-        }
-        let buf = match landing {
+        let mut buf = match landing {
             Landing::Buffer(buf, _) => Some(buf),
             Landing::Discard => None,
         };
-        if task.expected_out > 0 && self.announces_more(header) {
-            let first = self.first(task.expected_out);
-            task.unasked = self.kept(task.expected_out, task.demand) as usize;
+        if len > task.expected_out {
+            task.refusal = Some(Refusal::IncorrectData);
+        }
+        if more {
+            task.reserved = self.kept(task.expected_out, task.demand) as usize;
             task.solicited = first;
             task.bursts.push_back(Burst { got: len, buf, ..Burst::new(NO_TAG, 0, first) });
-        } else if let Some(mut buf) = buf {
+        } else if let Some(mut buf) = buf.take() {
             buf.truncate(len.min(task.demand.data_out) as usize);
-            task.unasked = buf.len();
+            task.reserved = buf.len();
             task.solicited = len;
             task.data.push(buf.into_bytes());
         }
-        task.reserved = task.unasked;
     }
 
     /// Takes a task on as far as it goes: admission, data, readiness.
@@ -182,8 +163,7 @@ impl Session {
         }
     }
 
-    /// Whether a task may go on: it may write, or its data has to be there before it is asked for it, because too much room is
-    /// held for data that has yet to come. If that is not known at once, an event asks.
+    /// Whether a task may write; if that is not known at once, an event asks.
     fn seek_admission(&mut self, id: TaskId) -> bool {
         let (Some(task), Some(device)) = (self.tasks.get_mut(id), &self.device) else { return false };
         match task.admittance {
@@ -197,12 +177,11 @@ impl Session {
             task.admittance = Admittance::Unneeded;
             return true;
         };
-        let needed = !task.is_complete();
-        let medium = unit.medium().clone();
-        if needed && !self.may_promise(bytes as usize) {
-            return true; // its data is collected first
+        if !self.may_promise(id) {
+            self.starve(id);
+            return false;
         }
-        match medium.try_admit(bytes) {
+        match unit.medium().try_admit(bytes) {
             Some(admission) => {
                 self.grant(id, admission);
                 true
@@ -211,10 +190,21 @@ impl Session {
                 if let Some(task) = self.tasks.get_mut(id) {
                     task.admittance = Admittance::Asked;
                 }
-                self.events.push_back(Event::Admit { task: id, bytes, medium });
+                self.events.push_back(Event::Admit { task: id, bytes, medium: unit.medium().clone() });
                 false
             }
         }
+    }
+
+    /// Whether a task may hold room on the medium. Room is common to all sessions: none may hold much of it for data that
+    /// it has yet to send.
+    fn may_promise(&self, id: TaskId) -> bool {
+        self.tasks.get(id).is_some_and(|task| {
+            let more = task.demand.admission as usize;
+            task.is_complete()
+                || self.promised + more <= self.limits.promised_bytes
+                || self.is_oldest(task.order)
+        })
     }
 
     fn grant(&mut self, id: TaskId, admission: crate::medium::Admission) {
@@ -233,14 +223,12 @@ impl Session {
         answer: base::Result<crate::medium::Admission>,
         out: &mut Output,
     ) {
-        let Some(task) = self.tasks.get(id).filter(|task| task.is_asked()) else { return };
-        let (complete, bytes) = (task.is_complete(), task.demand.admission as usize);
-        let may_promise = complete || self.may_promise(bytes);
-        let Some(task) = self.tasks.get_mut(id) else { return };
+        let may_promise = self.may_promise(id);
+        let Some(task) = self.tasks.get_mut(id).filter(|task| task.is_asked()) else { return };
         task.admittance = Admittance::Open;
         match answer {
             Ok(admission) if may_promise => self.grant(id, admission),
-            // Others were granted so much meanwhile that its data is collected first.
+            // Others were granted so much meanwhile that this one has to wait.
             Ok(_) => {}
             Err(error) => {
                 task.admittance = Admittance::Unneeded;
@@ -300,8 +288,6 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         r2t_sn: 0,
         first_tag: 0,
         reserved: 0,
-        unasked: 0,
-        to_solicit: 0,
         promised: 0,
         aborted: None,
         stop: None,

@@ -2,8 +2,8 @@
 
 use base::AlignedBuf;
 
+use super::Session;
 use super::task::{Burst, Patience, Refusal, Stage, Task, TaskId};
-use super::{Fatal, Session};
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Header, NO_TAG, opcode};
 use crate::iscsi::receive::Landing;
@@ -25,9 +25,6 @@ impl Session {
             let len = left.min(self.params.max_burst);
             // The oldest may always go on, so that what waits for it is never what it waits for.
             if self.reserved + len as usize > self.limits.session_bytes && !self.is_oldest(task.order) {
-                return self.starve(id);
-            }
-            if !self.may_solicit(id, left as usize, out) {
                 return self.starve(id);
             }
             self.send_r2t(id, len, out);
@@ -66,9 +63,8 @@ impl Session {
         out.put_copied(header, &[]);
     }
 
-    /// Lets tasks go on that waited for room or budget, after something was given back.
+    /// Lets tasks go on that waited for room or budget.
     pub(super) fn feed_starved(&mut self, out: &mut Output) {
-        self.settle(out.pending());
         for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { return };
             if self.tasks.get(id).is_some_and(|task| task.refusal.is_none()) {
@@ -82,27 +78,22 @@ impl Session {
     /// RFC 7143 has no such limit. It lets a status wait for the data of all R2Ts (§7.8), which here would never come; the
     /// other way is to close the connection, but that would end innocent tasks too. An initiator that gets the status
     /// forgets the R2Ts and repeats the command (Linux, on ABORTED COMMAND), and what it still sends is dropped.
-    ///
-    /// A command before which another one is missing can have no status. It comes of an error on the connection, or of
-    /// malice; with ErrorRecoveryLevel 0 the connection is closed.
-    pub(in crate::iscsi) fn time_passed(&mut self, out: &mut Output) -> Result<(), Fatal> {
+    pub(in crate::iscsi) fn time_passed(&mut self, out: &mut Output) {
         let (heard, took_data) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.took_data));
         // An initiator that says nothing at all may be paused: that is for the ping to find out. One that sends other
         // data is at work, and one whose answers have not all gone may not know yet that it was asked.
         let silent = heard && !took_data && out.pending() == 0;
-        for burst in self.tasks.iter_mut().flat_map(|task| &mut task.bursts) {
+        let collecting = |task: &&mut Task| task.stage == Stage::Collecting;
+        for burst in self.tasks.iter_mut().filter(collecting).flat_map(|task| &mut task.bursts) {
             burst.patience.age = burst.patience.age.saturating_add(1);
             burst.patience.silent = burst.patience.silent.saturating_add(u8::from(silent));
         }
         for id in self.tasks.select(|task| task.bursts.iter().any(|burst| burst.patience.is_over())) {
-            let Some(task) = self.tasks.get_mut(id) else { continue };
-            if task.stage == Stage::Held {
-                return Err(Fatal("data of a command did not come, nor did a command before it"));
+            if let Some(task) = self.tasks.get_mut(id) {
+                task.refusal.get_or_insert(Refusal::Late);
+                self.refuse(id, out);
             }
-            task.refusal.get_or_insert(Refusal::Late);
-            self.refuse(id, out);
         }
-        Ok(())
     }
 
     /// Where a Data-Out's data goes. What does not fit what was agreed lands nowhere; [`Session::data_out`] sees that.

@@ -8,7 +8,6 @@ mod command;
 mod control;
 mod data_out;
 mod function;
-mod quota;
 mod response;
 mod task;
 mod window;
@@ -28,12 +27,10 @@ use super::params::Params;
 use super::pdu::{Header, NO_TAG, RejectReason, opcode};
 use super::receive::Landing;
 use super::registry::{Counters, Seat, SessionHandle, TargetRegistry};
-use crate::device::{Demand, TargetDevice, may_take_long};
+use crate::device::{TargetDevice, may_take_long};
 use crate::medium::{Admission, BlockMedium};
 use crate::task::{Command, Nexus, Outcome, Stop, TaskAttribute, TaskFunction};
 
-pub(super) use quota::MOST_BESIDE;
-use quota::Quota;
 pub use task::TaskId;
 use task::{Aborted, Aborter, Stage, Task, Tasks};
 use window::{Place, Window};
@@ -98,10 +95,6 @@ impl Execution {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Fatal(pub(super) &'static str);
 
-/// The longest data segment of a request other than a command that is kept until its turn comes, in bytes: less than any
-/// window's memory for one command.
-const LONGEST_HELD: usize = 512;
-
 /// A PDU that came before its turn.
 enum Held {
     Task(TaskId),
@@ -125,8 +118,6 @@ pub(super) struct Session {
     next_order: u64,
     /// Tasks that take a place in the command window.
     windowed: u32,
-    /// Tasks beside the window that brought data.
-    urgent: u32,
     /// Tasks with the ORDERED attribute.
     ordered: u32,
     ready: VecDeque<TaskId>,
@@ -138,11 +129,6 @@ pub(super) struct Session {
     reserved: usize,
     /// Bytes of the media's room held for data-out that has yet to come.
     promised: usize,
-    /// Bytes that tasks have asked for or will ask for.
-    solicited: usize,
-    quota: Quota,
-    /// What the command whose PDU is coming in demands.
-    coming: Demand,
     next_tag: u32,
     /// Whether a PDU has come, and whether data-out has, since the last tick.
     heard: bool,
@@ -180,7 +166,7 @@ impl Session {
             device.nexus_opened(&nexus);
         }
         let limits = registry.limits.clone();
-        let mut quota = Quota::new(&registry.commons, &limits, &login.params, &handle.mailbox);
+        let depth = window_depth(&limits, &login.params);
         Session {
             mailbox: handle.mailbox.clone(),
             local,
@@ -188,21 +174,17 @@ impl Session {
             device,
             nexus,
             params: login.params.clone(),
-            window: Window::new(login.cmd_sn, stat_sn, quota.first_window()),
+            window: Window::new(login.cmd_sn, stat_sn, depth),
             held: BTreeMap::new(),
             tasks: Tasks::default(),
             next_order: 0,
             windowed: 0,
-            urgent: 0,
             ordered: 0,
             ready: VecDeque::new(),
             blocked: Vec::new(),
             starved: VecDeque::new(),
             reserved: 0,
             promised: 0,
-            solicited: 0,
-            quota,
-            coming: Demand::default(),
             next_tag: 0,
             heard: false,
             took_data: false,
@@ -244,8 +226,8 @@ impl Session {
     pub(super) fn begin(&mut self, header: &Header) -> Landing {
         let len = header.data_len();
         match header.opcode() {
-            opcode::SCSI_COMMAND => self.begin_command(header),
             _ if len == 0 => Landing::Discard,
+            opcode::SCSI_COMMAND => self.begin_command(header),
             opcode::DATA_OUT => self.begin_data_out(header),
             opcode::TEXT | opcode::NOP_OUT => Landing::Buffer(AlignedBuf::zeroed(len), 0),
             _ => Landing::Discard,
@@ -277,23 +259,17 @@ impl Session {
             | opcode::TASK_MANAGEMENT
             | opcode::TEXT
             | opcode::LOGOUT
-            | opcode::NOP_OUT => return self.numbered(header, additional, landing, out),
+            | opcode::NOP_OUT => self.numbered(header, additional, landing, out),
             _ => self.reject(RejectReason::CommandNotSupported, header, out),
         }
         Ok(())
     }
 
     /// Takes a PDU that carries a CmdSN, in its turn.
-    fn numbered(
-        &mut self,
-        header: &Header,
-        additional: &[u8],
-        landing: Landing,
-        out: &mut Output,
-    ) -> Result<(), Fatal> {
+    fn numbered(&mut self, header: &Header, additional: &[u8], landing: Landing, out: &mut Output) {
         if header.immediate() {
             self.handle(header, additional, landing, out);
-            return Ok(());
+            return;
         }
         match self.window.place(header.cmd_sn()) {
             Place::Outside => {}
@@ -308,10 +284,6 @@ impl Session {
                     opcode::SCSI_COMMAND => {
                         self.admit_command(header, additional, landing, Stage::Held, out).map(Held::Task)
                     }
-                    // The window's memory is for the data of commands; on one connection this comes of errors alone.
-                    _ if header.data_len() > LONGEST_HELD => {
-                        return Err(Fatal("a long request came before one that is missing"));
-                    }
                     _ => Some(Held::Other(*header, landing)),
                 };
                 if let Some(held) = held {
@@ -319,7 +291,6 @@ impl Session {
                 }
             }
         }
-        Ok(())
     }
 
     fn release_held(&mut self, out: &mut Output) {
@@ -356,25 +327,6 @@ impl Session {
 
     /// Runs what is ready, and says what is to be done outside.
     pub(super) fn poll_event(&mut self, out: &mut Output) -> Option<Event> {
-        let event = self.next_event(out);
-        if event.is_none() {
-            self.quota.data.tried();
-        }
-        event
-    }
-
-    fn next_event(&mut self, out: &mut Output) -> Option<Event> {
-        let mut waiting = Vec::new();
-        let event = self.run_ready(&mut waiting, out);
-        for id in waiting.into_iter().rev() {
-            self.ready.push_front(id);
-        }
-        event
-    }
-
-    /// Runs ready tasks up to the next event. Those for whose data-in there is no memory yet are put to `waiting`; others pass
-    /// them, for what these hold may be what is waited for.
-    fn run_ready(&mut self, waiting: &mut Vec<TaskId>, out: &mut Output) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -385,10 +337,13 @@ impl Session {
                 self.blocked.push(id);
                 continue;
             }
-            let brought = task.brought();
-            if brought > 0 && !(waiting.is_empty() && self.may_bring(brought, out)) {
-                waiting.push(id);
-                continue;
+            let backlog = out.pending() + self.running_in;
+            if task.expected_in > 0
+                && backlog > 0
+                && backlog + task.expected_in as usize > self.limits.session_bytes
+            {
+                self.ready.push_front(id);
+                return None;
             }
             if let Some(event) = self.start(id, out) {
                 return Some(event);
@@ -415,7 +370,7 @@ impl Session {
         task.stage = Stage::Running;
         task.stop = may_take_long(&command.cdb).then(Stop::default);
         command.stop = task.stop.clone();
-        self.running_in += task.brought();
+        self.running_in += task.expected_in as usize;
         Some(Event::Execute(Execution {
             task: id,
             device: device.clone(),
@@ -457,11 +412,9 @@ impl Session {
     fn remove(&mut self, id: TaskId) -> Option<Box<Task>> {
         let mut task = self.tasks.remove(id)?;
         if task.stage == Stage::Running {
-            self.running_in -= task.brought();
+            self.running_in -= task.expected_in as usize;
         }
-        if task.immediate {
-            self.urgent -= u32::from(task.unasked > 0);
-        } else if task.stage != Stage::Held {
+        if !task.immediate && task.stage != Stage::Held {
             self.windowed -= 1;
         }
         if task.attribute == TaskAttribute::Ordered {
@@ -469,7 +422,6 @@ impl Session {
         }
         self.reserved -= task.reserved;
         self.promised -= task.promised;
-        self.solicited -= task.to_solicit;
         if task.is_asked() {
             self.events.push_back(Event::Abandon { task: id });
         }
@@ -531,10 +483,6 @@ impl Session {
                 self.tickets.extend(ticket);
                 self.close();
             }
-            Notice::Room => {
-                self.quota.data.called();
-                self.feed_starved(out);
-            }
             Notice::RequestLogout { within_seconds } => self.request_logout(within_seconds, out),
         }
     }
@@ -546,8 +494,6 @@ impl Session {
         self.abort_all(&ticket, |_| true);
         self.held.clear();
         self.functions.clear();
-        self.starved.clear();
-        self.quota.data.leave_queue();
     }
 
     fn reject(&mut self, reason: RejectReason, rejected: &Header, out: &mut Output) {
@@ -559,12 +505,12 @@ impl Session {
     }
 
     fn stamp(&mut self, header: &mut Header) {
-        self.open_window();
+        self.window.open(self.windowed);
         self.window.stamp(header);
     }
 
     fn stamp_status(&mut self, header: &mut Header) {
-        self.open_window();
+        self.window.open(self.windowed);
         self.window.stamp_status(header);
     }
 }
@@ -575,6 +521,13 @@ impl Drop for Session {
             device.nexus_closed(&self.nexus);
         }
     }
+}
+
+/// Each command yet to come may bring a first burst unasked; together they must fit the session's budget, but a few
+/// commands are always allowed.
+fn window_depth(limits: &Limits, params: &Params) -> u32 {
+    let fitting = limits.session_bytes / params.first_burst.max(1) as usize;
+    (fitting as u32).clamp(limits.queue_depth.min(8), limits.queue_depth)
 }
 
 /// The number of a logical unit in peripheral or flat addressing (SAM-5 §4.7).

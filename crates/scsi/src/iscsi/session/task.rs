@@ -7,7 +7,7 @@ use base::AlignedBuf;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-use crate::device::{Demand, LONGEST_TRANSFER};
+use crate::device::Demand;
 use crate::iscsi::mailbox::Gate;
 use crate::medium::Admission;
 use crate::task::{Stop, TaskAttribute};
@@ -119,10 +119,6 @@ pub(super) struct Task {
     pub(super) first_tag: u32,
     /// Bytes of the session's budget that it holds.
     pub(super) reserved: usize,
-    /// Those of them that came or may come without having been asked for.
-    pub(super) unasked: usize,
-    /// Bytes that it has asked for or will ask for, which the session has memory for; 0 before it has.
-    pub(super) to_solicit: usize,
     /// Bytes of the medium's room that it holds for data that has yet to come.
     pub(super) promised: usize,
     /// Set if it was aborted while running.
@@ -149,11 +145,6 @@ pub(super) enum Aborter {
 }
 
 impl Task {
-    /// The most data-in that it brings, in bytes, whatever the initiator expects.
-    pub(super) fn brought(&self) -> usize {
-        self.expected_in.min(LONGEST_TRANSFER) as usize
-    }
-
     /// Whether all the data-out that it takes has come.
     pub(super) fn is_complete(&self) -> bool {
         self.bursts.is_empty() && self.solicited >= self.demand.data_out

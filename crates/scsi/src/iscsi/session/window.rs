@@ -22,11 +22,12 @@ pub(super) struct Window {
     expected: u32,
     last: u32,
     stat_sn: u32,
+    depth: u32,
 }
 
 impl Window {
     pub(super) fn new(cmd_sn: u32, stat_sn: u32, depth: u32) -> Window {
-        Window { expected: cmd_sn, last: cmd_sn.wrapping_add(depth).wrapping_sub(1), stat_sn }
+        Window { expected: cmd_sn, last: cmd_sn.wrapping_add(depth).wrapping_sub(1), stat_sn, depth }
     }
 
     pub(super) fn expected(&self) -> u32 {
@@ -52,13 +53,9 @@ impl Window {
         self.expected = self.expected.wrapping_add(1);
     }
 
-    /// How many commands may still come.
-    pub(super) fn free(&self) -> u32 {
-        self.last.wrapping_add(1).wrapping_sub(self.expected)
-    }
-
-    /// Opens the window for so many commands. It never closes again: what was promised stays.
-    pub(super) fn open(&mut self, free: u32) {
+    /// Opens the window as far as `outstanding` commands allow. It never closes again: what was promised stays.
+    pub(super) fn open(&mut self, outstanding: u32) {
+        let free = self.depth.saturating_sub(outstanding);
         let last = self.expected.wrapping_add(free).wrapping_sub(1);
         if before(self.last, last) {
             self.last = last;
