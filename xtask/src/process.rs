@@ -79,7 +79,7 @@ pub struct Finished {
     pub text: String,
 }
 
-/// Runs a command for at most `limit`, collecting what it prints.
+/// Runs a command for at most `limit`, collecting what it prints. At the limit it is killed with all that it started.
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Finished> {
     let file = tempfile::NamedTempFile::new()?;
     // Both streams append, so that neither overwrites the other.
@@ -88,11 +88,22 @@ pub fn output_within(command: &mut Command, limit: Duration) -> Result<Finished>
     let mut child = command.spawn().map_err(|e| format!("cannot run {}: {e}", shown(command)))?;
     let status = wait_within(&mut child, limit)?;
     if status.is_none() {
-        child.kill()?;
+        kill_tree(child.id());
         child.wait()?;
     }
     let text = String::from_utf8_lossy(&std::fs::read(file.path())?).into_owned();
     Ok(Finished { status: status.and_then(|s| s.code()), timed_out: status.is_none(), text })
+}
+
+/// Kills a process and all that it started. It may have ended meanwhile, so nothing is said of what could not be killed.
+fn kill_tree(id: u32) {
+    let signal =
+        |name: &str| Command::new("kill").args([name, &id.to_string()]).stderr(Stdio::null()).status();
+    // It stands still while its children are counted, so that it starts no more.
+    let _ = signal("-STOP");
+    let children = std::fs::read_to_string(format!("/proc/{id}/task/{id}/children")).unwrap_or_default();
+    let _ = signal("-KILL");
+    children.split_whitespace().filter_map(|child| child.parse().ok()).for_each(kill_tree);
 }
 
 fn wait_within(child: &mut Child, limit: Duration) -> Result<Option<std::process::ExitStatus>> {

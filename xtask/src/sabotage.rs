@@ -165,7 +165,8 @@ fn sabotaged(text: &str, sabotage: &Sabotage) -> Result<String> {
         .fold(String::new(), |text, line| text + line + "\n"))
 }
 
-/// A copy of the sources. Its dependencies are those built for the originals.
+/// A copy of the sources. It is built in a place of its own: in the target directory of the originals, cargo would take what
+/// was built here, sabotaged, for theirs.
 struct Tree(PathBuf);
 
 impl Tree {
@@ -221,7 +222,7 @@ impl Tree {
     fn failures(&self, tests: Tests) -> Result<Option<String>> {
         let cargo = |more: &[&str]| {
             let mut cargo = setup::cargo();
-            cargo.current_dir(&self.0).env("CARGO_TARGET_DIR", setup::target());
+            cargo.current_dir(&self.0).env("CARGO_TARGET_DIR", self.0.join("target"));
             cargo.args(["test", "--quiet"]).args(tests).args(more);
             cargo
         };

@@ -13,7 +13,7 @@ use bucket::Bucket;
 use image::Severity;
 use parking_lot::Mutex;
 use portal::Portal;
-use scsi::iscsi::{Guessing, Limits, TargetRegistry};
+use scsi::iscsi::{Guessing, TargetRegistry};
 use tokio::sync::oneshot;
 
 use crate::catalog::{Catalog, VolumeRow};
@@ -104,7 +104,7 @@ impl Gateway {
             Catalog::open(&config.data.join("catalog.db"), GatewayId::generate(&*seams.entropy))?;
         let disks = Disks::open(&config, &seams, &catalog).await?;
         let events = EventLog::new(seams.clock.clone());
-        let targets = TargetRegistry::new(seams.entropy.clone(), Limits::default());
+        let targets = TargetRegistry::new(seams.entropy.clone(), crate::memory::for_sessions());
         targets.set_discovery(config.iscsi.discovery()?);
         let log = events.clone();
         targets.on_guessing(move |guessing| log.note(Severity::Warning, guessed(guessing)));

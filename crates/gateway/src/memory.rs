@@ -1,6 +1,7 @@
 //! How much memory this machine has for dirty data, where nobody has said it.
 
 use base::{ByteSize, Spawn, Urgency};
+use scsi::iscsi::Limits;
 
 /// The part of the machine's memory that dirty data may take, and sealed segments again.
 const PART: u64 = 16;
@@ -35,6 +36,19 @@ pub fn for_dirty_data() -> ByteSize {
 /// What the indexes of all clean caches may take: an eighth of it, and 128 MiB on any machine.
 pub(crate) fn for_cache_indexes() -> ByteSize {
     ByteSize((of_machine().0 / 8).max(ByteSize::mib(128).0))
+}
+
+/// What iSCSI sessions may hold: in common a sixteenth of it, from 128 MiB to 1 GiB. There may be as many as have no more than
+/// that of their own, for both directions together.
+pub(crate) fn for_sessions() -> Limits {
+    limits(of_machine())
+}
+
+fn limits(machine: ByteSize) -> Limits {
+    let limits = Limits::default();
+    let common = (machine.0 / PART).clamp(128 << 20, 1 << 30) as usize;
+    let sessions = (common / (2 * limits.own_bytes)).min(limits.sessions);
+    Limits { common_bytes: common, sessions, ..limits }
 }
 
 fn of_machine() -> ByteSize {

@@ -89,6 +89,8 @@ pub(crate) struct Destager {
     pub next_check: Instant,
     /// What could not be mapped waits so long.
     map_after: Instant,
+    /// Since when it has been asked, in vain so far, which copies of the oldest segment stand.
+    mapping_since: Option<Instant>,
     pub checkpoint_after: Instant,
     courtesy: Courtesy,
     /// The local disk was full: not before then is it tried again.
@@ -152,6 +154,7 @@ impl Destager {
             damaged_map: false,
             compact_after: now,
             map_after: now,
+            mapping_since: None,
             courtesy: Courtesy::new(now),
             spool_after: now,
             waiters: Vec::new(),
@@ -482,8 +485,8 @@ impl Destager {
         let most = self.outgoing.iter().filter_map(|o| match o.put {
             Put::Flying { failures: 1.., .. } | Put::Idle(_, 1..) => Some(enough * DEAD_SHARE),
             Put::Flying { since, .. } if now - since >= LATE => Some(enough),
-            // It waits behind one that cannot be counted, because a part of the map is out of reach.
-            Put::Done if self.standing.is_some() || now < self.map_after => Some(enough),
+            // It waits to be counted: a part of the map is slow to come, or out of reach.
+            Put::Done if self.mapping_since.is_some_and(|since| now - since >= LATE) => Some(enough),
             _ => None,
         });
         let late =

@@ -1,6 +1,10 @@
-//! What is read from cargo's output.
+//! Commands with a limit, and what is read from cargo's output.
 
-use super::{failed_tests, tail_of};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::{failed_tests, output_within, tail_of, until};
 
 #[test]
 fn failing_tests_are_known_by_name() {
@@ -17,4 +21,14 @@ fn the_tail_is_the_end() {
     let text: String = (0..100).map(|n| format!("{n}\n")).collect();
     assert!(tail_of(&text).starts_with("70\n") && tail_of(&text).ends_with("\n99"));
     assert_eq!(tail_of("one"), "one");
+}
+
+#[test]
+fn what_a_command_started_ends_with_it() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 1000 & echo $!; wait"]);
+    let ended = output_within(&mut command, Duration::from_millis(300)).unwrap();
+    assert!(ended.timed_out && ended.status.is_none());
+    let gone = || !Path::new("/proc").join(ended.text.trim()).join("exe").exists();
+    until("the end of what it started", Duration::from_secs(10), || Ok(gone().then_some(()))).unwrap();
 }

@@ -10,3 +10,16 @@ fn the_smaller_of_machine_and_control_group_counts() {
     assert!((LEAST..=MOST).contains(&for_dirty_data()));
     assert!(for_cache_indexes() >= ByteSize::mib(128));
 }
+
+#[test]
+fn sessions_take_an_eighth_of_the_machine_at_most() {
+    // X06, A7.
+    for (machine, common, sessions) in
+        [(0, 128, 512), (1 << 30, 128, 512), (4 << 30, 256, 1024), (64 << 30, 1024, 4096)]
+    {
+        let limits = limits(ByteSize(machine));
+        assert_eq!((limits.common_bytes >> 20, limits.sessions), (common, sessions));
+        let most = limits.common_bytes + limits.sessions * 2 * limits.own_bytes;
+        assert!(machine < 4 << 30 || most as u64 <= machine / 8);
+    }
+}

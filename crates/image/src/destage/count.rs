@@ -44,6 +44,7 @@ impl Destager {
             if has_copies(&out.header) {
                 if Instant::now() >= self.map_after {
                     let (core, header) = (self.core.clone(), out.header.clone());
+                    self.mapping_since.get_or_insert_with(Instant::now);
                     self.standing = Some(Box::pin(async move { core.standing(&header).await }));
                 }
                 return Ok(());
@@ -57,7 +58,10 @@ impl Destager {
     /// does not answer, it is asked again another time.
     pub(super) async fn mapped(&mut self, standing: Result<Standing>) -> Result<()> {
         match standing {
-            Ok(standing) => self.count_oldest(&standing).await,
+            Ok(standing) => {
+                self.mapping_since = None;
+                self.count_oldest(&standing).await
+            }
             Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
             Err(e) => {
                 self.map_after = Instant::now() + MAP_AGAIN;

@@ -179,9 +179,10 @@ pub async fn read(image: &Image, span: Span) -> Result<Vec<u8>> {
     Ok(image.read(span).await?.iter().flat_map(|part| part.iter().copied()).collect())
 }
 
-/// Runs under a clock that stands still but for sleeps.
+/// Runs under a clock that stands still but for sleeps. What waits for something that never comes fails after a day.
 pub fn paused<T>(work: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(work)
+    let day = Duration::from_secs(86_400);
+    runtime.block_on(async { tokio::time::timeout(day, work).await.expect("it waits for what never comes") })
 }

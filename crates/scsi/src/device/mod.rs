@@ -35,4 +35,5 @@ mod tests;
 pub use demand::Demand;
 pub use opcode::may_take_long;
 pub use target::TargetDevice;
+pub(crate) use unit::MAX_TRANSFER;
 pub use unit::{Identity, LogicalUnit};

@@ -26,7 +26,7 @@ use crate::medium::{Admission, BlockMedium, Geometry};
 use crate::task::{Command, Nexus, Outcome, Status, Stop, TaskFunction};
 
 /// The most that one command moves, in bytes (MAXIMUM TRANSFER LENGTH).
-const MAX_TRANSFER: u32 = 16 << 20;
+pub(crate) const MAX_TRANSFER: u32 = 16 << 20;
 /// What moves best, in bytes (OPTIMAL TRANSFER LENGTH).
 const OPTIMAL_TRANSFER: u32 = 1 << 20;
 /// The most that one WRITE SAME fills, in blocks: what the 10-byte command can say, in whole physical blocks.

@@ -202,6 +202,12 @@ pub struct Limits {
     /// Data of one session held for commands, and data waiting to be sent to it, each in bytes. One command may
     /// exceed it.
     pub session_bytes: usize,
+    /// Data that a session may always hold, in bytes, and as much that waits to be sent to it: a command no longer than
+    /// this is never refused for lack of memory.
+    pub own_bytes: usize,
+    /// What all sessions together may hold beyond that, in bytes. They may exceed it by answers that carry no data of a
+    /// medium, and one alone by a single command.
+    pub common_bytes: usize,
     /// Room on the media that one session holds for data it has yet to send, in bytes: a part of what a cache disk gives
     /// to all (the journal's `max_reserved`). One command may exceed it.
     pub promised_bytes: usize,
@@ -227,6 +233,8 @@ impl Default for Limits {
             outstanding_r2t: 8,
             queue_depth: 128,
             session_bytes: 64 << 20,
+            own_bytes: 128 << 10,
+            common_bytes: 1 << 30,
             promised_bytes: 32 << 20,
             data_time: Duration::from_secs(10),
             login_time: Duration::from_secs(15),

@@ -111,7 +111,10 @@ impl Connection {
     /// Where the next bytes from the socket go; `None` while nothing should be read.
     pub fn input_space(&mut self) -> Option<&mut [u8]> {
         let open = !self.is_closing() && self.listens();
-        let room = self.output.pending() <= self.registry.limits.session_bytes;
+        let room = match &self.phase {
+            Phase::Full(session) => session.has_room_for_answers(&self.output),
+            _ => true,
+        };
         (open && room).then(|| self.receiver.space())
     }
 
@@ -367,7 +370,7 @@ impl Connection {
         let (landing, most) = match &mut self.phase {
             Phase::Full(session) => {
                 let most = self.registry.limits.data_segment as usize;
-                (if len <= most { session.begin(header) } else { Landing::Discard }, most)
+                (if len <= most { session.begin(header, &self.output) } else { Landing::Discard }, most)
             }
             _ => (Landing::Discard, LOGIN_SEGMENT),
         };

@@ -15,6 +15,7 @@ mod name;
 mod output;
 mod params;
 pub mod pdu;
+mod pool;
 mod receive;
 mod registry;
 mod session;

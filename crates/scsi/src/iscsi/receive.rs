@@ -24,6 +24,16 @@ pub(super) enum Landing {
     Buffer(AlignedBuf, usize),
 }
 
+impl Landing {
+    /// Bytes of memory that it takes.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Landing::Discard => 0,
+            Landing::Buffer(buf, _) => buf.len(),
+        }
+    }
+}
+
 /// What the receiver has found.
 pub(super) enum Step {
     /// More bytes are needed.

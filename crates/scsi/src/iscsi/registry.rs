@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 use super::config::{AllowList, Authentication, Limits, TargetConfig};
 use super::mailbox::{Gate, Mailbox, Notice};
 use super::name::{IscsiName, Isid};
+use super::pool::Pool;
 use super::suspects::{Guessing, Suspects};
 use crate::device::TargetDevice;
 
@@ -27,6 +28,7 @@ pub struct TargetRegistry {
     pub(super) suspects: Arc<Suspects>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) limits: Limits,
+    pub(super) pool: Arc<Pool>,
 }
 
 /// Who may ask which targets there are.
@@ -131,6 +133,7 @@ impl TargetRegistry {
             next_session: AtomicU64::new(1),
             suspects: Arc::default(),
             entropy,
+            pool: Pool::new(limits.common_bytes),
             limits,
         })
     }
@@ -208,6 +211,11 @@ impl TargetRegistry {
     /// The sessions of this moment, oldest first.
     pub fn sessions(&self) -> Vec<SessionView> {
         self.sessions.lock().values().map(|s| s.view()).collect()
+    }
+
+    /// Bytes that all sessions hold now for data on its way, beyond what each may always hold.
+    pub fn common_bytes(&self) -> usize {
+        self.pool.taken()
     }
 
     /// Asks every initiator to log out, because service ends in `within_seconds`.

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 
 use base::AlignedBuf;
+use base::buffer::ALIGN;
+use bytes::Bytes;
 
 use super::task::{Admittance, Burst, Refusal, Stage, Task, TaskId};
 use super::{Event, Session};
@@ -21,7 +23,7 @@ const MOST_IMMEDIATE: usize = 32;
 
 impl Session {
     /// Where immediate data goes: a buffer for all the unsolicited data of the command.
-    pub(super) fn begin_command(&self, header: &Header) -> Landing {
+    pub(super) fn begin_command(&mut self, header: &Header, out: &Output) -> Landing {
         let (len, expected) = (header.data_len(), header.word(20) as usize);
         if header.flags() & WRITE == 0 || len > expected {
             return Landing::Discard;
@@ -33,6 +35,11 @@ impl Session {
             }
             _ => len,
         };
+        if !self.may_hold(whole, out) {
+            return Landing::Discard; // for `take_unsolicited` to see
+        }
+        self.landing = whole;
+        self.reserved += whole;
         // Cut to what came before anybody sees it.
         Landing::Buffer(AlignedBuf::for_overwrite(whole), 0)
     }
@@ -68,7 +75,7 @@ impl Session {
             task.demand = device.demand(task.lun, &task.cdb, task.expected_out);
         }
         self.next_order += 1;
-        self.take_unsolicited(&mut task, header, landing);
+        self.take_unsolicited(&mut task, header, landing, out);
         self.reserved += task.reserved;
         if task.attribute == TaskAttribute::Ordered {
             self.ordered += 1;
@@ -103,7 +110,7 @@ impl Session {
     }
 
     /// Notes the immediate data that came with a command and the unsolicited data that it announces.
-    fn take_unsolicited(&self, task: &mut Task, header: &Header, landing: Landing) {
+    fn take_unsolicited(&mut self, task: &mut Task, header: &Header, landing: Landing, out: &Output) {
         let len = header.data_len() as u32;
         let first = task.expected_out.min(self.params.first_burst);
         let more = !header.is_final() && len < first;
@@ -114,20 +121,30 @@ impl Session {
         }
         let mut buf = match landing {
             Landing::Buffer(buf, _) => Some(buf),
-            Landing::Discard => None,
+            Landing::Discard if len > task.expected_out => {
+                task.refusal = Some(Refusal::IncorrectData);
+                None
+            }
+            Landing::Discard => {
+                if len > 0 {
+                    task.refusal.get_or_insert(Refusal::NoMemory);
+                }
+                None
+            }
         };
-        if len > task.expected_out {
-            task.refusal = Some(Refusal::IncorrectData);
+        let kept = if more { self.kept(task.expected_out, task.demand) as usize } else { len as usize };
+        if task.refusal.is_some() || !self.may_hold(kept, out) {
+            task.refusal.get_or_insert(Refusal::NoMemory);
+            buf = None;
+        } else {
+            task.reserved = kept;
         }
         if more {
-            task.reserved = self.kept(task.expected_out, task.demand) as usize;
             task.solicited = first;
             task.bursts.push_back(Burst { got: len, buf, ..Burst::new(NO_TAG, 0, first) });
-        } else if let Some(mut buf) = buf.take() {
-            buf.truncate(len.min(task.demand.data_out) as usize);
-            task.reserved = buf.len();
+        } else if let Some(buf) = buf {
             task.solicited = len;
-            task.data.push(buf.into_bytes());
+            task.data.push(brought(buf, len.min(task.demand.data_out)));
         }
     }
 
@@ -239,6 +256,16 @@ impl Session {
     }
 }
 
+/// The first `len` bytes of a buffer. A few of a large one are copied: they may be kept for long.
+pub(super) fn brought(mut buf: AlignedBuf, len: u32) -> Bytes {
+    let len = len as usize;
+    if len <= buf.len() / 2 && buf.len() > ALIGN {
+        return AlignedBuf::copy_of(&buf[..len]).into_bytes();
+    }
+    buf.truncate(len);
+    buf.into_bytes()
+}
+
 impl Task {
     pub(super) fn is_asked(&self) -> bool {
         matches!(self.admittance, Admittance::Asked)
@@ -288,6 +315,7 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         r2t_sn: 0,
         first_tag: 0,
         reserved: 0,
+        waited: 0,
         promised: 0,
         aborted: None,
         stop: None,

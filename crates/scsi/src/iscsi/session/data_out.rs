@@ -3,6 +3,7 @@
 use base::AlignedBuf;
 
 use super::Session;
+use super::command::brought;
 use super::task::{Burst, Patience, Refusal, Stage, Task, TaskId};
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Header, NO_TAG, opcode};
@@ -13,8 +14,11 @@ use crate::iscsi::registry::Counters;
 const TAGS: u32 = 0x7fff_ffff;
 
 impl Session {
-    /// Sends R2Ts for a task as far as agreement and budget allow.
+    /// Sends R2Ts for a task as far as agreement and memory allow.
     pub(super) fn solicit(&mut self, id: TaskId, out: &mut Output) {
+        if !self.seek_memory(id, out) {
+            return;
+        }
         loop {
             let Some(task) = self.tasks.get(id) else { return };
             let left = task.demand.data_out.saturating_sub(task.solicited);
@@ -22,12 +26,7 @@ impl Session {
             if left == 0 || unsolicited || task.bursts.len() >= self.params.outstanding_r2t as usize {
                 return;
             }
-            let len = left.min(self.params.max_burst);
-            // The oldest may always go on, so that what waits for it is never what it waits for.
-            if self.reserved + len as usize > self.limits.session_bytes && !self.is_oldest(task.order) {
-                return self.starve(id);
-            }
-            self.send_r2t(id, len, out);
+            self.send_r2t(id, left.min(self.params.max_burst), out);
         }
     }
 
@@ -57,13 +56,11 @@ impl Session {
         task.bursts.push_back(Burst::new(ttt, task.solicited, len));
         task.r2t_sn += 1;
         task.solicited += len;
-        task.reserved += len as usize;
-        self.reserved += len as usize;
         self.stamp(&mut header);
         out.put_copied(header, &[]);
     }
 
-    /// Lets tasks go on that waited for room or budget.
+    /// Lets tasks go on that waited for room or memory.
     pub(super) fn feed_starved(&mut self, out: &mut Output) {
         for _ in 0..self.starved.len() {
             let Some(id) = self.starved.pop_front() else { return };
@@ -94,6 +91,7 @@ impl Session {
                 self.refuse(id, out);
             }
         }
+        self.refuse_who_waited(out);
     }
 
     /// Where a Data-Out's data goes. What does not fit what was agreed lands nowhere; [`Session::data_out`] sees that.
@@ -195,10 +193,9 @@ impl Task {
             }
             self.solicited = burst.next();
         }
-        if let Some(mut buf) = burst.buf {
+        if let Some(buf) = burst.buf {
             let wanted = self.demand.data_out.saturating_sub(burst.start);
-            buf.truncate(burst.got.min(wanted) as usize);
-            self.data.push(buf.into_bytes());
+            self.data.push(brought(buf, burst.got.min(wanted)));
         }
     }
 

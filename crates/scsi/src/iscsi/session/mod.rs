@@ -1,13 +1,14 @@
 //! The full feature phase of one session (which has one connection): what is outstanding and what happens next.
 //!
-//! A write goes through these stations: the command comes (`command`), the medium is asked for room (`progress`), data
-//! is solicited and comes (`data_out`), the task is ready and is run when ordering allows (`dispatch`), its response
+//! A write goes through these stations: the command comes (`command`), the medium is asked for room (`progress`), memory is
+//! found (`memory`), data is solicited and comes (`data_out`), the task is ready and is run when ordering allows (`dispatch`), its response
 //! goes (`response`). Initiators are slowed by leaving out the R2T and by not opening the command window.
 
 mod command;
 mod control;
 mod data_out;
 mod function;
+mod memory;
 mod response;
 mod task;
 mod window;
@@ -25,6 +26,7 @@ use super::name::transport_id;
 use super::output::Output;
 use super::params::Params;
 use super::pdu::{Header, NO_TAG, RejectReason, opcode};
+use super::pool::Share;
 use super::receive::Landing;
 use super::registry::{Counters, Seat, SessionHandle, TargetRegistry};
 use crate::device::{TargetDevice, may_take_long};
@@ -123,10 +125,14 @@ pub(super) struct Session {
     ready: VecDeque<TaskId>,
     /// Ready, but an ORDERED task is in the way.
     blocked: Vec<TaskId>,
-    /// Waiting for others to give back room or budget that they hold.
+    /// Waiting for others to give back room or memory that they hold.
     starved: VecDeque<TaskId>,
-    /// Bytes of data-out held or asked for.
+    /// Bytes of memory for data-out: of tasks, and of what is coming in.
     reserved: usize,
+    /// Those of the command that is coming in.
+    landing: usize,
+    /// What the session has of the memory that all share.
+    share: Share,
     /// Bytes of the media's room held for data-out that has yet to come.
     promised: usize,
     next_tag: u32,
@@ -184,6 +190,8 @@ impl Session {
             blocked: Vec::new(),
             starved: VecDeque::new(),
             reserved: 0,
+            landing: 0,
+            share: Share::new(registry.pool.clone()),
             promised: 0,
             next_tag: 0,
             heard: false,
@@ -223,11 +231,11 @@ impl Session {
     }
 
     /// Where the data segment of a PDU goes.
-    pub(super) fn begin(&mut self, header: &Header) -> Landing {
+    pub(super) fn begin(&mut self, header: &Header, out: &Output) -> Landing {
         let len = header.data_len();
         match header.opcode() {
             _ if len == 0 => Landing::Discard,
-            opcode::SCSI_COMMAND => self.begin_command(header),
+            opcode::SCSI_COMMAND => self.begin_command(header, out),
             opcode::DATA_OUT => self.begin_data_out(header),
             opcode::TEXT | opcode::NOP_OUT => Landing::Buffer(AlignedBuf::zeroed(len), 0),
             _ => Landing::Discard,
@@ -244,6 +252,8 @@ impl Session {
         out: &mut Output,
     ) -> Result<(), Fatal> {
         self.heard = true;
+        // From here on it counts as the task's, if one comes of it; until `settle` it is drawn.
+        self.reserved -= std::mem::take(&mut self.landing);
         if !intact {
             Counters::add(&self.counters().digest_errors, 1);
             self.reject(RejectReason::DataDigestError, header, out);
@@ -284,7 +294,11 @@ impl Session {
                     opcode::SCSI_COMMAND => {
                         self.admit_command(header, additional, landing, Stage::Held, out).map(Held::Task)
                     }
-                    _ => Some(Held::Other(*header, landing)),
+                    // Without memory for it, it is as if it were outside.
+                    _ => self.may_hold(landing.bytes(), out).then(|| {
+                        self.reserved += landing.bytes();
+                        Held::Other(*header, landing)
+                    }),
                 };
                 if let Some(held) = held {
                     self.held.insert(header.cmd_sn(), held);
@@ -297,7 +311,10 @@ impl Session {
         while let Some(held) = self.held.remove(&self.window.expected()) {
             self.window.advance();
             match held {
-                Held::Other(header, landing) => self.handle(&header, &[], landing, out),
+                Held::Other(header, landing) => {
+                    self.reserved -= landing.bytes();
+                    self.handle(&header, &[], landing, out);
+                }
                 Held::Task(id) => {
                     if let Some(task) = self.tasks.get_mut(id) {
                         task.stage = Stage::Collecting;
@@ -327,6 +344,7 @@ impl Session {
 
     /// Runs what is ready, and says what is to be done outside.
     pub(super) fn poll_event(&mut self, out: &mut Output) -> Option<Event> {
+        self.settle(out);
         loop {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
@@ -337,13 +355,15 @@ impl Session {
                 self.blocked.push(id);
                 continue;
             }
-            let backlog = out.pending() + self.running_in;
-            if task.expected_in > 0
-                && backlog > 0
-                && backlog + task.expected_in as usize > self.limits.session_bytes
-            {
-                self.ready.push_front(id);
-                return None;
+            let (incoming, backlog) = (task.incoming(), out.pending() + self.running_in);
+            let bounded = backlog == 0 || backlog + incoming <= self.limits.session_bytes;
+            if incoming > 0 && !(bounded && self.may_bring(incoming, out)) {
+                if backlog > 0 {
+                    self.ready.push_front(id);
+                    return None;
+                }
+                self.refuse_for_memory(id, out);
+                continue;
             }
             if let Some(event) = self.start(id, out) {
                 return Some(event);
@@ -370,7 +390,7 @@ impl Session {
         task.stage = Stage::Running;
         task.stop = may_take_long(&command.cdb).then(Stop::default);
         command.stop = task.stop.clone();
-        self.running_in += task.expected_in as usize;
+        self.running_in += task.incoming();
         Some(Event::Execute(Execution {
             task: id,
             device: device.clone(),
@@ -412,7 +432,7 @@ impl Session {
     fn remove(&mut self, id: TaskId) -> Option<Box<Task>> {
         let mut task = self.tasks.remove(id)?;
         if task.stage == Stage::Running {
-            self.running_in -= task.expected_in as usize;
+            self.running_in -= task.incoming();
         }
         if !task.immediate && task.stage != Stage::Held {
             self.windowed -= 1;
@@ -492,7 +512,11 @@ impl Session {
         self.closing = true;
         let (_, ticket) = self.new_gate();
         self.abort_all(&ticket, |_| true);
-        self.held.clear();
+        for held in std::mem::take(&mut self.held).into_values() {
+            if let Held::Other(_, landing) = held {
+                self.reserved -= landing.bytes();
+            }
+        }
         self.functions.clear();
     }
 
@@ -523,8 +547,8 @@ impl Drop for Session {
     }
 }
 
-/// Each command yet to come may bring a first burst unasked; together they must fit the session's budget, but a few
-/// commands are always allowed.
+/// Each command yet to come may bring a first burst unasked; together they must fit what a session may hold, but a few
+/// commands are always allowed. For what does not fit what all may hold, there is no memory when it comes.
 fn window_depth(limits: &Limits, params: &Params) -> u32 {
     let fitting = limits.session_bytes / params.first_burst.max(1) as usize;
     (fitting as u32).clamp(limits.queue_depth.min(8), limits.queue_depth)

@@ -147,6 +147,9 @@ impl Session {
             Some(Refusal::Digest) => transfer_fault(0x47, 0x05),
             Some(Refusal::UnexpectedData) => transfer_fault(0x0c, 0x0c),
             Some(Refusal::IncorrectData | Refusal::Late) | None => transfer_fault(0x0c, 0x0d),
+            // SAM-5 §5.3.1: BUSY where the nexus has no other command.
+            Some(Refusal::NoMemory) if self.tasks.len() == 0 => bare(Status::Busy),
+            Some(Refusal::NoMemory) => bare(Status::TaskSetFull),
             Some(Refusal::NotAdmitted(error)) => match &self.device {
                 Some(device) => device.admission_failed(task.lun, &error),
                 None => bare(Status::Busy),

@@ -7,7 +7,7 @@ use base::AlignedBuf;
 use bytes::Bytes;
 use rustc_hash::FxHashMap;
 
-use crate::device::Demand;
+use crate::device::{Demand, MAX_TRANSFER};
 use crate::iscsi::mailbox::Gate;
 use crate::medium::Admission;
 use crate::task::{Stop, TaskAttribute};
@@ -55,6 +55,8 @@ pub(super) enum Refusal {
     IncorrectData,
     /// Data that was announced or asked for did not come.
     Late,
+    /// There was no memory for its data.
+    NoMemory,
     /// The medium refused admission.
     NotAdmitted(base::Error),
 }
@@ -117,8 +119,10 @@ pub(super) struct Task {
     pub(super) r2t_sn: u32,
     /// Its transfer tags begin here.
     pub(super) first_tag: u32,
-    /// Bytes of the session's budget that it holds.
+    /// Bytes of memory for data-out that it has.
     pub(super) reserved: usize,
+    /// Ticks of the session in which it waited for memory.
+    pub(super) waited: u8,
     /// Bytes of the medium's room that it holds for data that has yet to come.
     pub(super) promised: usize,
     /// Set if it was aborted while running.
@@ -145,6 +149,11 @@ pub(super) enum Aborter {
 }
 
 impl Task {
+    /// Bytes of data-in that it may bring.
+    pub(super) fn incoming(&self) -> usize {
+        self.expected_in.min(MAX_TRANSFER) as usize
+    }
+
     /// Whether all the data-out that it takes has come.
     pub(super) fn is_complete(&self) -> bool {
         self.bursts.is_empty() && self.solicited >= self.demand.data_out
