@@ -31,15 +31,16 @@ impl Pool {
         self.taken.load(Ordering::Relaxed)
     }
 
-    /// Takes some more for one that has some already, if it may have as much.
+    /// Whether one that has some already may have some more.
+    fn allows(&self, taken: usize, had: usize, more: usize) -> bool {
+        let left = self.size.saturating_sub(taken.saturating_sub(had));
+        // The first of all may have what a single command needs, however much that is.
+        taken == 0 || had + more <= left / PART
+    }
+
     fn try_take(&self, had: usize, more: usize) -> bool {
-        let fits = |taken: usize| {
-            let others = taken.saturating_sub(had);
-            let left = self.size.saturating_sub(others);
-            // The first of all may have what a single command needs, however much that is.
-            (taken == 0 || had + more <= left / PART).then_some(taken + more)
-        };
-        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).is_ok()
+        let add = |taken| self.allows(taken, had, more).then_some(taken + more);
+        self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 }
 
@@ -80,7 +81,7 @@ impl Share {
 
     /// Whether the session has more than it might draw now.
     pub(super) fn is_overdrawn(&self) -> bool {
-        self.drawn > 0 && !self.pool.try_take(self.drawn, 0)
+        self.drawn > 0 && !self.pool.allows(self.pool.taken(), self.drawn, 0)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The targets of this gateway and the sessions on them: the only state that connections share.
 //!
-//! Nothing here is touched per command. Sessions act on each other by leaving notices in mailboxes.
+//! No lock here is taken per command, and the pool of memory is touched in steps. Sessions act on each other by leaving notices in
+//! mailboxes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

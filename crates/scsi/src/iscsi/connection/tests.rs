@@ -615,7 +615,7 @@ fn who_waits_for_memory_behind_a_long_command_is_refused_in_time() {
     assert_eq!(b.one().scsi_status(), GOOD);
 }
 
-/// An initiator that answers what it is asked in any order, and what it was asked.
+/// An initiator that takes its time with answers, and what it was asked.
 struct Guest {
     initiator: Initiator,
     asked: Vec<Pdu>,
@@ -640,7 +640,10 @@ impl Guest {
 
     fn answer(&mut self, which: u64, data: &[u8]) {
         if !self.asked.is_empty() {
-            let r2t = self.asked.remove(which as usize % self.asked.len());
+            // Commands in any order, the data of each in its own (DataSequenceInOrder=Yes).
+            let tag = self.asked[which as usize % self.asked.len()].header.itt();
+            let first = self.asked.iter().position(|r2t| r2t.header.itt() == tag).unwrap();
+            let r2t = self.asked.remove(first);
             self.initiator.write_burst(&r2t, data);
             self.listen();
         }
