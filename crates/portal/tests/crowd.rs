@@ -33,6 +33,9 @@ const READS: usize = 2 * DEPTH;
 /// Bytes that each session has for itself.
 const OWN: usize = DEPTH * (256 << 10);
 
+/// No command may be refused for ever.
+const ENOUGH: Duration = Duration::from_secs(180);
+
 const BUSY: u8 = 0x08;
 const TASK_SET_FULL: u8 = 0x28;
 
@@ -334,9 +337,15 @@ fn client(address: SocketAddr, numbers: std::ops::Range<u32>, ready: &Barrier) -
     let mut sessions = runtime.block_on(join_all(numbers.map(|number| Session::login(address, number))));
     ready.wait();
     ready.wait();
-    runtime.block_on(join_all(sessions.iter_mut().map(|session| session.run(0x2a, DEPTH))));
+    let mut all = |operation, commands| {
+        let all = join_all(sessions.iter_mut().map(|session| session.run(operation, commands)));
+        runtime.block_on(async {
+            tokio::time::timeout(ENOUGH, all).await.expect("some command never comes to an end")
+        })
+    };
+    all(0x2a, DEPTH);
     ready.wait();
-    runtime.block_on(join_all(sessions.iter_mut().map(|session| session.run(0x28, READS))));
+    all(0x28, READS);
     ready.wait();
     let refused = sessions.iter().map(|session| session.refused).sum();
     (sessions.into_iter().flat_map(|session| session.times).collect(), refused)

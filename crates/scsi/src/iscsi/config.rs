@@ -205,8 +205,8 @@ pub struct Limits {
     /// Data that a session may always hold, in bytes, and as much that waits to be sent to it: a command no longer than
     /// this is never refused for lack of memory.
     pub own_bytes: usize,
-    /// What all sessions together may hold beyond that, in bytes. They may exceed it by answers that carry no data of a
-    /// medium, and one alone by a single command.
+    /// What all sessions together may hold beyond that, in bytes: half of it for each direction. They may exceed it by answers
+    /// that carry no data of a medium, and one alone by a single command.
     pub common_bytes: usize,
     /// Room on the media that one session holds for data it has yet to send, in bytes: a part of what a cache disk gives
     /// to all (the journal's `max_reserved`). One command may exceed it.

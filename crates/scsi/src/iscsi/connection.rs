@@ -370,7 +370,7 @@ impl Connection {
         let (landing, most) = match &mut self.phase {
             Phase::Full(session) => {
                 let most = self.registry.limits.data_segment as usize;
-                (if len <= most { session.begin(header, &self.output) } else { Landing::Discard }, most)
+                (if len <= most { session.begin(header) } else { Landing::Discard }, most)
             }
             _ => (Landing::Discard, LOGIN_SEGMENT),
         };

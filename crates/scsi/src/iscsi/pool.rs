@@ -1,15 +1,22 @@
 //! Memory for data on its way between initiators and media, bounded for all sessions together (requirement X06).
 //!
-//! A session has a little of its own for each direction. What it holds beyond comes out of a pool that all share, and of
-//! which it may have an eighth of what the others leave: so there is some left for those that come later, and all come to
-//! have the same as commands end and begin, however greedy they are. Nobody ever waits for the pool, so that sessions cannot wait for each other: a session waits for
+//! A session has a little of its own for each direction. What it holds beyond comes out of a pool that all share, one for each
+//! direction, and of which it may have an eighth of what the others leave: so there is some left for those that come later,
+//! and all come to have the same as commands end and begin, however greedy they are. A single command may take half of what is
+//! left, lest a long one never begins beside many short ones. Nobody ever waits for the pool, so that sessions cannot wait for each other: a session waits for
 //! what it holds itself, or refuses a command, which the initiator then repeats.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// A session may have one part in so many of what the others leave of the pool.
-const PART: usize = 8;
+/// How much one may have of what the others leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// A session with all its commands.
+    Session = 8,
+    /// One whose oldest command this is for.
+    Command = 2,
+}
 
 /// Sessions draw in steps of so many bytes, so that not every command touches what all share.
 const STEP: usize = 256 << 10;
@@ -32,14 +39,14 @@ impl Pool {
     }
 
     /// Whether one that has some already may have some more.
-    fn allows(&self, taken: usize, had: usize, more: usize) -> bool {
+    fn allows(&self, taken: usize, had: usize, more: usize, part: Part) -> bool {
         let left = self.size.saturating_sub(taken.saturating_sub(had));
         // The first of all may have what a single command needs, however much that is.
-        taken == 0 || had + more <= left / PART
+        taken == 0 || had + more <= left / part as usize
     }
 
-    fn try_take(&self, had: usize, more: usize) -> bool {
-        let add = |taken| self.allows(taken, had, more).then_some(taken + more);
+    fn try_take(&self, had: usize, more: usize, part: Part) -> bool {
+        let add = |taken| self.allows(taken, had, more, part).then_some(taken + more);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
     }
 }
@@ -57,9 +64,9 @@ impl Share {
     }
 
     /// Draws so much that the session may hold `bytes` of the pool. Says whether it may.
-    pub(super) fn reach(&mut self, bytes: usize) -> bool {
+    pub(super) fn reach(&mut self, bytes: usize, part: Part) -> bool {
         for wanted in [bytes.next_multiple_of(STEP), bytes] {
-            if wanted <= self.drawn || self.pool.try_take(self.drawn, wanted - self.drawn) {
+            if wanted <= self.drawn || self.pool.try_take(self.drawn, wanted - self.drawn, part) {
                 self.drawn = self.drawn.max(wanted);
                 return true;
             }
@@ -81,7 +88,7 @@ impl Share {
 
     /// Whether the session has more than it might draw now.
     pub(super) fn is_overdrawn(&self) -> bool {
-        self.drawn > 0 && !self.pool.allows(self.pool.taken(), self.drawn, 0)
+        self.drawn > 0 && !self.pool.allows(self.pool.taken(), self.drawn, 0, Part::Session)
     }
 }
 

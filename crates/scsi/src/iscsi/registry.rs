@@ -29,7 +29,9 @@ pub struct TargetRegistry {
     pub(super) suspects: Arc<Suspects>,
     pub(super) entropy: Arc<dyn Entropy>,
     pub(super) limits: Limits,
-    pub(super) pool: Arc<Pool>,
+    /// Memory for data on its way to media, and from them.
+    pub(super) pool_out: Arc<Pool>,
+    pub(super) pool_in: Arc<Pool>,
 }
 
 /// Who may ask which targets there are.
@@ -134,7 +136,8 @@ impl TargetRegistry {
             next_session: AtomicU64::new(1),
             suspects: Arc::default(),
             entropy,
-            pool: Pool::new(limits.common_bytes),
+            pool_out: Pool::new(limits.common_bytes / 2),
+            pool_in: Pool::new(limits.common_bytes / 2),
             limits,
         })
     }
@@ -216,7 +219,7 @@ impl TargetRegistry {
 
     /// Bytes that all sessions hold now for data on its way, beyond what each may always hold.
     pub fn common_bytes(&self) -> usize {
-        self.pool.taken()
+        self.pool_out.taken() + self.pool_in.taken()
     }
 
     /// Asks every initiator to log out, because service ends in `within_seconds`.

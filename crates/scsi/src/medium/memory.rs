@@ -374,11 +374,13 @@ impl BlockMedium for MemoryMedium {
 
     async fn read(&self, lba: u64, blocks: u32) -> Result<Vec<Bytes>> {
         self.begin(Operation::Read).await?;
+        self.released(Operation::Read).await;
         self.state.lock().read(lba, u64::from(blocks))
     }
 
     async fn write(&self, lba: u64, data: Vec<Bytes>, fua: bool, admission: Admission) -> Result<()> {
         self.begin(Operation::Write).await?;
+        self.released(Operation::Write).await;
         let written = {
             let mut state = self.state.lock();
             state.write(lba, &data.concat()).map(|()| state.acknowledge(fua))

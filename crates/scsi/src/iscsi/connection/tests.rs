@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use super::script::*;
 use crate::iscsi::pdu::{Header, NO_TAG, opcode};
 use crate::iscsi::{AllowList, Discovery, Limits, TargetConfig};
-use crate::medium::Operation;
+
+mod memory;
 
 const GOOD: u8 = 0;
 const CHECK: u8 = 2;
@@ -508,193 +509,6 @@ fn a_session_holds_no_more_data_than_its_budget() {
     i.write_burst(&pdus[1], &data);
     assert_eq!(i.one().scsi_status(), GOOD);
     assert!(read_back(&mut i, 4096, 1536) == data);
-}
-
-/// Little of its own, and little in common: 64 KiB and 4 MiB, of which one session may have 512 KiB beside others.
-fn little_memory() -> Limits {
-    Limits { own_bytes: 64 << 10, common_bytes: 4 << 20, ..Limits::default() }
-}
-
-fn no_memory() -> Limits {
-    Limits { own_bytes: 4096, common_bytes: 16 << 10, ..Limits::default() }
-}
-
-#[test]
-fn without_memory_a_command_is_refused_and_can_be_repeated() {
-    // X06: what all sessions hold is bounded, and none waits for another.
-    let world = World::with(little_memory());
-    let keys = [("ImmediateData", "No"), ("MaxBurstLength", "1048576")];
-    let (mut a, mut b) = (world.login(&keys), world.login(&keys));
-    a.write(1, 0, 8192, &[]); // alone it may have what a command needs: 4 MiB
-    let r2t = a.one();
-    assert_eq!((r2t.header.opcode(), world.registry.common_bytes()), (opcode::R2T, 4 << 20));
-    b.write(1, 16384, 1024, &[]);
-    assert_eq!(b.one().scsi_status(), BUSY, "the nexus has no other command");
-    b.write(2, 16384, 128, &[]);
-    let own = b.one();
-    assert_eq!(own.header.opcode(), opcode::R2T, "64 KiB it always has");
-    b.write(3, 17000, 1024, &[]);
-    b.read(4, 0, 1024);
-    assert_eq!(b.one().scsi_status(), TASK_SET_FULL, "nor is there room for what is to be sent");
-    b.write_burst(&own, &pattern(2, 65536));
-    let statuses: Vec<_> = b.receive().iter().map(|pdu| (pdu.header.itt(), pdu.scsi_status())).collect();
-    assert_eq!(statuses, [(2, GOOD), (3, BUSY)], "it waits for its own session only");
-    let data = pattern(1, 4 << 20);
-    let mut last = r2t;
-    while last.header.opcode() == opcode::R2T {
-        a.write_burst(&last, &data);
-        last = a.one();
-    }
-    assert_eq!((last.scsi_status(), world.registry.common_bytes()), (GOOD, 0));
-    b.write(1, 16384, 1024, &[]);
-    let r2t = b.one();
-    b.write_burst(&r2t, &pattern(3, 1 << 19));
-    assert_eq!(b.one().scsi_status(), GOOD);
-    assert!(read_back(&mut b, 0, 8192) == data && read_back(&mut b, 16384, 1024) == pattern(3, 1 << 19));
-    assert_eq!(world.registry.common_bytes(), 0);
-}
-
-#[test]
-fn unsolicited_data_without_memory_is_dropped() {
-    let world = World::with(little_memory());
-    let keys = [("InitialR2T", "No"), ("FirstBurstLength", "262144")];
-    let (mut a, mut b) = (world.login(&[("ImmediateData", "No")]), world.login(&keys));
-    a.write(1, 0, 8192, &[]);
-    assert_eq!(a.one().header.opcode(), opcode::R2T);
-    // Immediate data alone, and immediate data with more to come.
-    b.write(1, 16384, 256, &pattern(1, 131_072));
-    assert_eq!(b.one().scsi_status(), BUSY);
-    b.command(0x20, 2, 131_072, cdb10(0x2a, 16384, 256), &pattern(1, 65536));
-    b.data_out(2, NO_TAG, false, 0, 65536, &[7; 32768]);
-    assert_eq!(b.receive().len(), 0, "the initiator is still sending");
-    b.data_out(2, NO_TAG, true, 1, 98304, &[7; 32768]);
-    assert_eq!(b.one().scsi_status(), BUSY);
-    b.write(3, 16384, 128, &pattern(2, 65536));
-    assert_eq!(b.one().scsi_status(), GOOD);
-    drop(a);
-    b.write(4, 16384, 256, &pattern(1, 131_072));
-    assert_eq!(b.one().scsi_status(), GOOD);
-    assert!(read_back(&mut b, 16384, 256) == pattern(1, 131_072));
-    assert_eq!(world.registry.common_bytes(), 0);
-}
-
-#[test]
-fn an_ordered_command_does_not_wait_for_those_behind_it() {
-    let world = World::with(little_memory());
-    let (mut a, mut b) = (world.login(&[]), world.login(&[("ImmediateData", "No")]));
-    a.write(1, 0, 8192, &[]);
-    assert_eq!(a.one().header.opcode(), opcode::R2T);
-    world.medium.limit_admission((4 << 20) + (128 << 10));
-    // An ORDERED one waits for room on the medium; one behind it has its data, and waits for it.
-    b.command(0xa2, 1, 262_144, cdb10(0x2a, 9000, 512), &[]);
-    assert_eq!(b.waiting_admissions(), 1);
-    b.write(2, 16384, 128, &[]);
-    let r2t = b.one();
-    b.write_burst(&r2t, &pattern(4, 65536));
-    assert_eq!(b.receive().len(), 0);
-    world.medium.limit_admission(8 << 20);
-    let statuses: Vec<_> = b.receive().iter().map(|pdu| (pdu.header.itt(), pdu.scsi_status())).collect();
-    assert_eq!(statuses, [(1, TASK_SET_FULL), (2, GOOD)]);
-}
-
-#[test]
-fn who_waits_for_memory_behind_a_long_command_is_refused_in_time() {
-    let world = World::with(little_memory());
-    let (mut a, mut b) = (world.login(&[]), world.login(&[("ImmediateData", "No")]));
-    a.write(1, 0, 8192, &[]);
-    assert_eq!(a.one().header.opcode(), opcode::R2T);
-    world.medium.hold(Operation::Flush);
-    b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]);
-    b.write(2, 9000, 512, &[]);
-    assert_eq!((b.receive().len(), b.running()), (0, 1));
-    b.pass(5);
-    assert_eq!(b.receive().len(), 0);
-    b.pass(5);
-    assert_eq!(b.one().scsi_status(), TASK_SET_FULL);
-    world.medium.resume();
-    assert_eq!(b.one().scsi_status(), GOOD);
-}
-
-/// An initiator that takes its time with answers, and what it was asked.
-struct Guest {
-    initiator: Initiator,
-    asked: Vec<Pdu>,
-    /// Tags without a status.
-    open: Vec<u32>,
-    statuses: Vec<u8>,
-}
-
-impl Guest {
-    fn listen(&mut self) {
-        for pdu in self.initiator.receive() {
-            match pdu.header.opcode() {
-                opcode::R2T => self.asked.push(pdu),
-                opcode::DATA_IN if pdu.header.flags() & 1 == 0 => {}
-                _ => {
-                    self.open.retain(|tag| *tag != pdu.header.itt());
-                    self.statuses.push(pdu.scsi_status());
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, which: u64, data: &[u8]) {
-        if !self.asked.is_empty() {
-            // Commands in any order, the data of each in its own (DataSequenceInOrder=Yes).
-            let tag = self.asked[which as usize % self.asked.len()].header.itt();
-            let first = self.asked.iter().position(|r2t| r2t.header.itt() == tag).unwrap();
-            let r2t = self.asked.remove(first);
-            self.initiator.write_burst(&r2t, data);
-            self.listen();
-        }
-    }
-
-    fn begin(&mut self, tag: u32, chance: &SeededEntropy, data: &[u8]) {
-        let blocks = 1 << chance.below(13);
-        let attribute = [0x21, 0x21, 0x21, 0x22, 0x23][chance.below(5) as usize];
-        let (lba, len) = (chance.below(100_000) as u32, u32::from(blocks) * 512);
-        self.open.push(tag);
-        if chance.below(3) == 0 {
-            self.initiator.command(0xc1, tag, len, cdb10(0x28, lba, blocks), &[]);
-        } else {
-            let immediate = if chance.below(2) == 0 { (len as usize).min(65536) } else { 0 };
-            self.initiator.command(0x80 | attribute, tag, len, cdb10(0x2a, lba, blocks), &data[..immediate]);
-        }
-        self.listen();
-    }
-}
-
-#[test]
-fn no_session_waits_for_another_or_for_itself() {
-    let data = pattern(1, 4 << 20);
-    let mut statuses = [0; 256];
-    for seed in 0..60 {
-        let chance = SeededEntropy::new(seed);
-        let world = World::with(Limits { session_bytes: 2 << 20, ..little_memory() });
-        let keys = [("MaxBurstLength", "524288"), ("MaxOutstandingR2T", "4")];
-        let login =
-            |_| Guest { initiator: world.login(&keys), asked: vec![], open: vec![], statuses: vec![] };
-        let mut guests: Vec<Guest> = (0..4).map(login).collect();
-        for tag in 2..120 {
-            let guest = &mut guests[chance.below(4) as usize];
-            match chance.below(2) {
-                0 if guest.open.len() < 64 => guest.begin(tag, &chance, &data),
-                _ => guest.answer(chance.next_u64(), &data),
-            }
-        }
-        // One by one: none needs another to go on.
-        for guest in &mut guests {
-            while !guest.asked.is_empty() {
-                guest.answer(chance.next_u64(), &data);
-            }
-            assert_eq!(guest.open, [], "seed {seed}: commands that wait for nothing");
-            guest.statuses.iter().for_each(|status| statuses[usize::from(*status)] += 1);
-        }
-        assert_eq!((world.registry.common_bytes(), world.medium.admitted()), (0, 0), "seed {seed}");
-    }
-    let [good, busy, full] = [GOOD, BUSY, TASK_SET_FULL].map(|status| statuses[usize::from(status)]);
-    assert!(good > 5 * busy && busy > 10 && full > 10, "{good} {busy} {full}");
-    assert_eq!(good + busy + full, statuses.iter().sum::<usize>());
 }
 
 #[test]
@@ -1329,7 +1143,7 @@ proptest! {
             let at = chance.below(bytes.len() as u64) as usize;
             bytes[at] = chance.next_u64() as u8;
         }
-        let world = World::with(if seed % 2 == 0 { Limits::default() } else { no_memory() });
+        let world = World::with(if seed % 2 == 0 { Limits::default() } else { memory::almost_none() });
         let mut i = world.connect();
         i.login(&[("InitialR2T", "No")]);
         feed(&mut i, &bytes, chunk);

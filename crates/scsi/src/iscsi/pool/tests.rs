@@ -2,17 +2,17 @@
 
 use base::SeededEntropy;
 
-use super::{Pool, STEP, Share};
+use super::{Part, Pool, STEP, Share};
 
 #[test]
 fn the_first_of_all_may_have_what_a_command_needs() {
     let pool = Pool::new(8 << 20);
     let (mut share, mut other) = (Share::new(pool.clone()), Share::new(pool.clone()));
-    assert!(share.reach(16 << 20));
-    assert!(!share.reach(17 << 20) && !other.reach(1));
+    assert!(share.reach(16 << 20, Part::Session));
+    assert!(!share.reach(17 << 20, Part::Session) && !other.reach(1, Part::Session));
     drop(share);
     assert_eq!(pool.taken(), 0);
-    assert!(other.reach(1 << 20) && !other.reach(2 << 20), "an eighth");
+    assert!(other.reach(1 << 20, Part::Session) && !other.reach(2 << 20, Part::Session), "an eighth");
 }
 
 #[test]
@@ -20,7 +20,7 @@ fn the_greedy_leave_some_and_come_to_have_the_same() {
     let size = 64 << 20;
     let pool = Pool::new(size);
     let mut shares: Vec<Share> = (0..32).map(|_| Share::new(pool.clone())).collect();
-    let greedy = |share: &mut Share| while share.reach(share.drawn + 4096) {};
+    let greedy = |share: &mut Share| while share.reach(share.drawn + 4096, Part::Session) {};
     shares.iter_mut().for_each(greedy);
     assert!(shares.iter().all(|share| share.drawn > 0), "none of so many that never end goes without");
     shares.extend((0..992).map(|_| Share::new(pool.clone())));
@@ -43,12 +43,12 @@ fn the_greedy_leave_some_and_come_to_have_the_same() {
 fn what_is_drawn_is_given_back_in_steps_and_all_at_rest() {
     let pool = Pool::new(64 << 20);
     let mut share = Share::new(pool.clone());
-    assert!(share.reach(1));
+    assert!(share.reach(1, Part::Session));
     assert_eq!(pool.taken(), STEP);
-    assert!(share.reach(STEP));
+    assert!(share.reach(STEP, Part::Session));
     share.settle(4096);
     assert_eq!(pool.taken(), STEP, "a little more is kept for the next command");
-    assert!(share.reach(8 * STEP));
+    assert!(share.reach(8 * STEP, Part::Session));
     share.settle(STEP);
     assert_eq!(pool.taken(), STEP);
     share.settle(0);
@@ -60,9 +60,9 @@ fn what_had_to_be_is_counted() {
     let pool = Pool::new(1 << 20);
     let (mut a, mut b) = (Share::new(pool.clone()), Share::new(pool.clone()));
     a.settle(2 << 20);
-    assert!(!b.reach(1));
+    assert!(!b.reach(1, Part::Session));
     b.settle(1);
     assert!(a.is_overdrawn() && b.is_overdrawn());
     a.settle(0);
-    assert!(!b.is_overdrawn() && b.reach(100 << 10));
+    assert!(!b.is_overdrawn() && b.reach(100 << 10, Part::Session));
 }

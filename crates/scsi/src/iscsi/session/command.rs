@@ -6,11 +6,13 @@ use base::AlignedBuf;
 use base::buffer::ALIGN;
 use bytes::Bytes;
 
-use super::task::{Admittance, Burst, Refusal, Stage, Task, TaskId};
+use super::memory::in_buffer;
+use super::task::{Admittance, Burst, Refusal, Stage, Task, TaskId, Wait};
 use super::{Event, Session};
 use crate::device::Demand;
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Additional, Header, NO_TAG, RejectReason, decode_additional};
+use crate::iscsi::pool::Part;
 use crate::iscsi::receive::Landing;
 use crate::iscsi::registry::Counters;
 use crate::task::TaskAttribute;
@@ -23,7 +25,7 @@ const MOST_IMMEDIATE: usize = 32;
 
 impl Session {
     /// Where immediate data goes: a buffer for all the unsolicited data of the command.
-    pub(super) fn begin_command(&mut self, header: &Header, out: &Output) -> Landing {
+    pub(super) fn begin_command(&mut self, header: &Header) -> Landing {
         let (len, expected) = (header.data_len(), header.word(20) as usize);
         if header.flags() & WRITE == 0 || len > expected {
             return Landing::Discard;
@@ -35,11 +37,12 @@ impl Session {
             }
             _ => len,
         };
-        if !self.may_hold(whole, out) {
+        let memory = in_buffer(whole);
+        if !self.may_hold(memory, Part::Session) {
             return Landing::Discard; // for `take_unsolicited` to see
         }
-        self.landing = whole;
-        self.reserved += whole;
+        self.landing = memory;
+        self.reserved += memory;
         // Cut to what came before anybody sees it.
         Landing::Buffer(AlignedBuf::for_overwrite(whole), 0)
     }
@@ -75,7 +78,7 @@ impl Session {
             task.demand = device.demand(task.lun, &task.cdb, task.expected_out);
         }
         self.next_order += 1;
-        self.take_unsolicited(&mut task, header, landing, out);
+        self.take_unsolicited(&mut task, header, landing);
         self.reserved += task.reserved;
         if task.attribute == TaskAttribute::Ordered {
             self.ordered += 1;
@@ -110,7 +113,7 @@ impl Session {
     }
 
     /// Notes the immediate data that came with a command and the unsolicited data that it announces.
-    fn take_unsolicited(&mut self, task: &mut Task, header: &Header, landing: Landing, out: &Output) {
+    fn take_unsolicited(&mut self, task: &mut Task, header: &Header, landing: Landing) {
         let len = header.data_len() as u32;
         let first = task.expected_out.min(self.params.first_burst);
         let more = !header.is_final() && len < first;
@@ -133,7 +136,8 @@ impl Session {
             }
         };
         let kept = if more { self.kept(task.expected_out, task.demand) as usize } else { len as usize };
-        if task.refusal.is_some() || !self.may_hold(kept, out) {
+        let kept = in_buffer(kept);
+        if task.refusal.is_some() || !self.may_hold(kept, Part::Session) {
             task.refusal.get_or_insert(Refusal::NoMemory);
             buf = None;
         } else {
@@ -154,6 +158,10 @@ impl Session {
         if task.stage != Stage::Collecting {
             return;
         }
+        let place = (task.order, id);
+        self.wants_room.remove(&place);
+        self.wants_memory.remove(&place);
+        let Some(task) = self.tasks.get_mut(id) else { return };
         if task.refusal.is_some() {
             // The initiator may still be sending; the status waits until it has ended (RFC 7143 §7.8).
             if task.bursts.is_empty() {
@@ -188,6 +196,7 @@ impl Session {
             Admittance::Unneeded | Admittance::Granted(_) => return true,
             Admittance::Open => {}
         }
+        let order = task.order;
         let bytes = u64::from(task.demand.admission);
         let unit = if bytes > 0 { device.unit(task.lun) } else { None };
         let Some(unit) = unit else {
@@ -195,7 +204,7 @@ impl Session {
             return true;
         };
         if !self.may_promise(id) {
-            self.starve(id);
+            self.wants_room.insert((order, id));
             return false;
         }
         match unit.medium().try_admit(bytes) {
@@ -315,7 +324,8 @@ fn new_task(header: &Header, additional: Additional, stage: Stage, order: u64) -
         r2t_sn: 0,
         first_tag: 0,
         reserved: 0,
-        waited: 0,
+        has_memory: false,
+        wait: Wait::default(),
         promised: 0,
         aborted: None,
         stop: None,

@@ -3,10 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use base::AlignedBuf;
-use bytes::Bytes;
-
 use super::Session;
+use super::command::brought;
 use crate::iscsi::config::TargetConfig;
 use crate::iscsi::name::IscsiName;
 use crate::iscsi::output::Output;
@@ -129,9 +127,9 @@ impl Session {
         answer.set_word(20, NO_TAG);
         self.stamp_status(&mut answer);
         match landing {
-            Landing::Buffer(mut buf, _) => {
-                buf.truncate(self.params.send_segment as usize);
-                out.put(answer, &[echo(buf)]);
+            Landing::Buffer(buf, _) => {
+                let len = (buf.len() as u32).min(self.params.send_segment);
+                out.put(answer, &[brought(buf, len)]);
             }
             Landing::Discard => out.put_copied(answer, &[]),
         }
@@ -202,8 +200,4 @@ fn is_known(key: &str) -> bool {
     Params::default().answer(&crate::iscsi::Limits::default(), key, "", &mut out);
     !out.0.ends_with(b"=NotUnderstood\0")
         || matches!(key, "AuthMethod" | "InitiatorName" | "InitiatorAlias" | "TargetName" | "SessionType")
-}
-
-fn echo(buf: AlignedBuf) -> Bytes {
-    buf.into_bytes()
 }

@@ -35,13 +35,6 @@ impl Session {
         !self.tasks.iter().any(|(_, other)| other.order < order)
     }
 
-    /// Lets a task wait until others have given something back.
-    pub(super) fn starve(&mut self, id: TaskId) {
-        if !self.starved.contains(&id) {
-            self.starved.push_back(id);
-        }
-    }
-
     fn send_r2t(&mut self, id: TaskId, len: u32, out: &mut Output) {
         let Some(task) = self.tasks.get_mut(id) else { return };
         let mut header = Header::new(opcode::R2T, 0x80);
@@ -62,12 +55,11 @@ impl Session {
 
     /// Lets tasks go on that waited for room or memory.
     pub(super) fn feed_starved(&mut self, out: &mut Output) {
-        for _ in 0..self.starved.len() {
-            let Some(id) = self.starved.pop_front() else { return };
-            if self.tasks.get(id).is_some_and(|task| task.refusal.is_none()) {
-                self.progress(id, out);
-            }
+        if self.wants_memory.is_empty() && self.wants_room.is_empty() {
+            return;
         }
+        let waiting: Vec<_> = self.wants_memory.iter().chain(&self.wants_room).map(|(_, id)| *id).collect();
+        waiting.into_iter().for_each(|id| self.progress(id, out));
     }
 
     /// A tick: time has passed. Tasks whose data does not come are ended, for they hold room that others need.
@@ -91,7 +83,7 @@ impl Session {
                 self.refuse(id, out);
             }
         }
-        self.refuse_who_waited(out);
+        self.tell_waiting(out);
     }
 
     /// Where a Data-Out's data goes. What does not fit what was agreed lands nowhere; [`Session::data_out`] sees that.

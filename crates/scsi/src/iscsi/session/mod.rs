@@ -13,7 +13,7 @@ mod response;
 mod task;
 mod window;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ use super::name::transport_id;
 use super::output::Output;
 use super::params::Params;
 use super::pdu::{Header, NO_TAG, RejectReason, opcode};
-use super::pool::Share;
+use super::pool::{Part, Share};
 use super::receive::Landing;
 use super::registry::{Counters, Seat, SessionHandle, TargetRegistry};
 use crate::device::{TargetDevice, may_take_long};
@@ -125,20 +125,26 @@ pub(super) struct Session {
     ready: VecDeque<TaskId>,
     /// Ready, but an ORDERED task is in the way.
     blocked: Vec<TaskId>,
-    /// Waiting for others to give back room or memory that they hold.
-    starved: VecDeque<TaskId>,
+    /// Waiting for others to give back the medium's room that they hold, or memory for data-out, by their place in the order.
+    wants_room: BTreeSet<(u64, TaskId)>,
+    wants_memory: BTreeSet<(u64, TaskId)>,
+    /// Waiting for memory for what they bring.
+    reads: VecDeque<TaskId>,
     /// Bytes of memory for data-out: of tasks, and of what is coming in.
     reserved: usize,
     /// Those of the command that is coming in.
     landing: usize,
-    /// What the session has of the memory that all share.
-    share: Share,
+    /// What the session has of the memory that all share, for each direction.
+    share_out: Share,
+    share_in: Share,
     /// Bytes of the media's room held for data-out that has yet to come.
     promised: usize,
     next_tag: u32,
     /// Whether a PDU has come, and whether data-out has, since the last tick.
     heard: bool,
     took_data: bool,
+    /// How often a task was given memory, or has ended.
+    moves: u64,
     /// Bytes of data-in that running commands may bring.
     running_in: usize,
 
@@ -188,14 +194,18 @@ impl Session {
             ordered: 0,
             ready: VecDeque::new(),
             blocked: Vec::new(),
-            starved: VecDeque::new(),
+            wants_room: BTreeSet::new(),
+            wants_memory: BTreeSet::new(),
+            reads: VecDeque::new(),
             reserved: 0,
             landing: 0,
-            share: Share::new(registry.pool.clone()),
+            share_out: Share::new(registry.pool_out.clone()),
+            share_in: Share::new(registry.pool_in.clone()),
             promised: 0,
             next_tag: 0,
             heard: false,
             took_data: false,
+            moves: 0,
             running_in: 0,
             events: VecDeque::new(),
             functions: Vec::new(),
@@ -231,11 +241,11 @@ impl Session {
     }
 
     /// Where the data segment of a PDU goes.
-    pub(super) fn begin(&mut self, header: &Header, out: &Output) -> Landing {
+    pub(super) fn begin(&mut self, header: &Header) -> Landing {
         let len = header.data_len();
         match header.opcode() {
             _ if len == 0 => Landing::Discard,
-            opcode::SCSI_COMMAND => self.begin_command(header, out),
+            opcode::SCSI_COMMAND => self.begin_command(header),
             opcode::DATA_OUT => self.begin_data_out(header),
             opcode::TEXT | opcode::NOP_OUT => Landing::Buffer(AlignedBuf::zeroed(len), 0),
             _ => Landing::Discard,
@@ -294,11 +304,12 @@ impl Session {
                     opcode::SCSI_COMMAND => {
                         self.admit_command(header, additional, landing, Stage::Held, out).map(Held::Task)
                     }
-                    // Without memory for it, it is as if it were outside.
-                    _ => self.may_hold(landing.bytes(), out).then(|| {
+                    _ if self.may_hold(landing.bytes(), Part::Session) => {
                         self.reserved += landing.bytes();
-                        Held::Other(*header, landing)
-                    }),
+                        Some(Held::Other(*header, landing))
+                    }
+                    // Without memory for its data, it is taken without.
+                    _ => Some(Held::Other(*header, Landing::Discard)),
                 };
                 if let Some(held) = held {
                     self.held.insert(header.cmd_sn(), held);
@@ -349,24 +360,27 @@ impl Session {
             if let Some(event) = self.events.pop_front() {
                 return Some(event);
             }
+            let id = self.next_to_run(out)?;
+            if let Some(event) = self.start(id, out) {
+                return Some(event);
+            }
+        }
+    }
+
+    fn next_to_run(&mut self, out: &mut Output) -> Option<TaskId> {
+        loop {
+            if let Some(id) = self.next_read(out) {
+                return Some(id);
+            }
             let id = self.ready.pop_front()?;
             let Some(task) = self.tasks.get(id) else { continue };
             if !self.may_start(task) {
                 self.blocked.push(id);
-                continue;
-            }
-            let (incoming, backlog) = (task.incoming(), out.pending() + self.running_in);
-            let bounded = backlog == 0 || backlog + incoming <= self.limits.session_bytes;
-            if incoming > 0 && !(bounded && self.may_bring(incoming, out)) {
-                if backlog > 0 {
-                    self.ready.push_front(id);
-                    return None;
-                }
-                self.refuse_for_memory(id, out);
-                continue;
-            }
-            if let Some(event) = self.start(id, out) {
-                return Some(event);
+            } else if task.expected_in > 0 {
+                self.reads.push_back(id);
+                self.begin_wait(id);
+            } else {
+                return Some(id);
             }
         }
     }
@@ -442,6 +456,9 @@ impl Session {
         }
         self.reserved -= task.reserved;
         self.promised -= task.promised;
+        self.wants_room.remove(&(task.order, id));
+        self.wants_memory.remove(&(task.order, id));
+        self.moves += 1;
         if task.is_asked() {
             self.events.push_back(Event::Abandon { task: id });
         }

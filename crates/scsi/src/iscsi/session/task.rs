@@ -96,6 +96,38 @@ impl Patience {
     }
 }
 
+/// How long a task has waited for memory, in ticks of the session.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Wait {
+    /// All of them.
+    age: u8,
+    /// The last ones, in which nothing of the session has moved.
+    still: u8,
+    /// The session's count of moves at the beginning of these, once it waits.
+    moves: Option<u64>,
+}
+
+impl Wait {
+    /// The first tick may come at any time.
+    const STILL: u8 = 2;
+    /// Less than half a minute: after that Linux gives a command up.
+    const AGE: u8 = 5;
+
+    pub(super) fn begin(&mut self, moves: u64) {
+        self.moves.get_or_insert(moves);
+    }
+
+    pub(super) fn tick(&mut self, moves: u64) {
+        self.age = self.age.saturating_add(1);
+        self.still = if self.moves == Some(moves) { self.still.saturating_add(1) } else { 0 };
+        self.moves = Some(moves);
+    }
+
+    pub(super) fn is_over(self) -> bool {
+        self.still >= Wait::STILL || self.age >= Wait::AGE
+    }
+}
+
 pub(super) struct Task {
     pub(super) itt: u32,
     pub(super) lun: u64,
@@ -121,8 +153,10 @@ pub(super) struct Task {
     pub(super) first_tag: u32,
     /// Bytes of memory for data-out that it has.
     pub(super) reserved: usize,
-    /// Ticks of the session in which it waited for memory.
-    pub(super) waited: u8,
+    /// Whether that is enough for all that is to be asked for.
+    pub(super) has_memory: bool,
+    /// How long it has waited for memory.
+    pub(super) wait: Wait,
     /// Bytes of the medium's room that it holds for data that has yet to come.
     pub(super) promised: usize,
     /// Set if it was aborted while running.
@@ -152,6 +186,11 @@ impl Task {
     /// Bytes of data-in that it may bring.
     pub(super) fn incoming(&self) -> usize {
         self.expected_in.min(MAX_TRANSFER) as usize
+    }
+
+    /// Whether it waits to be run and brings data.
+    pub(super) fn is_reading(&self) -> bool {
+        self.stage == Stage::Ready && self.expected_in > 0
     }
 
     /// Whether all the data-out that it takes has come.
