@@ -54,6 +54,8 @@ fn limits() -> Limits {
         first_burst: SEGMENT,
         own_bytes: 32 << 10,
         common_bytes: 64 << 20,
+        // These clients know no pings.
+        idle_time: 2 * ENOUGH,
         ..Limits::default()
     }
 }
@@ -331,8 +333,20 @@ impl Session {
     }
 }
 
+/// Ends the process if a client panics: the others would wait for it.
+struct Together;
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::exit(101);
+        }
+    }
+}
+
 /// A thread with its share of the sessions; the times of all answers, and how many commands found no memory.
 fn client(address: SocketAddr, numbers: std::ops::Range<u32>, ready: &Barrier) -> (Vec<Duration>, usize) {
+    let _together = Together;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut sessions = runtime.block_on(join_all(numbers.map(|number| Session::login(address, number))));
     ready.wait();
