@@ -76,6 +76,8 @@ pub struct Connection {
     heard: Duration,
     /// When a silent initiator was asked whether it lives.
     ping: Option<Duration>,
+    /// Whether it has taken anything since then.
+    has_sent: bool,
     next_ping: u32,
     /// When the session is next told that time passes, if it has tasks.
     tick: Duration,
@@ -103,6 +105,7 @@ impl Connection {
             reason: None,
             heard: now,
             ping: None,
+            has_sent: false,
             next_ping: 0,
             tick: now,
         }
@@ -150,6 +153,7 @@ impl Connection {
 
     /// The first `n` bytes of the output were sent.
     pub fn sent(&mut self, n: usize) {
+        self.has_sent = true;
         self.output.consume(n);
     }
 
@@ -260,7 +264,7 @@ impl Connection {
                 let tag = self.next_ping & 0x7fff_ffff;
                 self.next_ping = self.next_ping.wrapping_add(1);
                 session.ping(tag, &mut self.output);
-                self.ping = Some(now);
+                (self.ping, self.has_sent) = (Some(now), false);
             }
             (Phase::Waiting(granted), _) => {
                 let request = granted.request;
@@ -274,6 +278,8 @@ impl Connection {
                 self.heard = now;
                 self.refuse(response, Failure::Authentication);
             }
+            // It takes its answers, if slowly: the question may not have got there yet.
+            _ if std::mem::take(&mut self.has_sent) && self.output.pending() > 0 => self.ping = Some(now),
             _ => self.disconnect_for("the initiator did not answer"),
         }
     }

@@ -136,6 +136,7 @@ impl Output {
         if self.pieces.is_empty() {
             self.base += self.arena.len() as u64;
             self.arena.clear();
+            self.arena.shrink_to(2 * SLACK);
             return;
         }
         // The first arena piece is never far behind the front: shared pieces are followed by a header.

@@ -2,8 +2,8 @@
 //!
 //! A session has a little of its own for each direction. What it holds beyond comes out of a pool that all share, one for each
 //! direction, and of which it may have an eighth of what the others leave: so there is some left for those that come later,
-//! and all come to have the same as commands end and begin, however greedy they are. A single command may take half of what is
-//! left, lest a long one never begins beside many short ones. Nobody ever waits for the pool, so that sessions cannot wait for each other: a session waits for
+//! and all come to have the same as commands end and begin, however greedy they are. A session's oldest command may take all
+//! that is left, lest a long one never begins beside many short ones. Nobody ever waits for the pool, so that sessions cannot wait for each other: a session waits for
 //! what it holds itself, or refuses a command, which the initiator then repeats.
 
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 pub(super) enum Part {
     /// A session with all its commands.
     Session = 8,
-    /// One whose oldest command this is for.
-    Command = 2,
+    /// A session for its oldest command.
+    Command = 1,
 }
 
 /// Sessions draw in steps of so many bytes, so that not every command touches what all share.
@@ -45,6 +45,11 @@ impl Pool {
         taken == 0 || had + more <= left / part as usize
     }
 
+    /// Whether so much is taken that nobody should have more than he holds.
+    fn is_scarce(&self) -> bool {
+        self.taken() > self.size / 2
+    }
+
     fn try_take(&self, had: usize, more: usize, part: Part) -> bool {
         let add = |taken| self.allows(taken, had, more, part).then_some(taken + more);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
@@ -65,7 +70,8 @@ impl Share {
 
     /// Draws so much that the session may hold `bytes` of the pool. Says whether it may.
     pub(super) fn reach(&mut self, bytes: usize, part: Part) -> bool {
-        for wanted in [bytes.next_multiple_of(STEP), bytes] {
+        let roomy = if self.pool.is_scarce() { bytes } else { bytes.next_multiple_of(STEP) };
+        for wanted in [roomy, bytes] {
             if wanted <= self.drawn || self.pool.try_take(self.drawn, wanted - self.drawn, part) {
                 self.drawn = self.drawn.max(wanted);
                 return true;
@@ -76,7 +82,7 @@ impl Share {
 
     /// The session holds so much of the pool now: less than it has drawn, or a little more because it had to.
     pub(super) fn settle(&mut self, bytes: usize) {
-        let kept = if bytes == 0 { 0 } else { bytes + 2 * STEP };
+        let kept = if bytes == 0 || self.pool.is_scarce() { bytes } else { bytes + 2 * STEP };
         if bytes > self.drawn {
             self.pool.taken.fetch_add(bytes - self.drawn, Ordering::Relaxed);
             self.drawn = bytes;

@@ -1,6 +1,7 @@
 //! Bytes to PDUs. The receiver knows where the next bytes from the socket belong, so that long data segments are read
 //! straight into the buffer that goes to the medium.
 
+use base::buffer::ALIGN;
 use base::{AlignedBuf, checksum};
 
 use super::pdu::{HEADER, Header};
@@ -29,7 +30,7 @@ impl Landing {
     pub(super) fn bytes(&self) -> usize {
         match self {
             Landing::Discard => 0,
-            Landing::Buffer(buf, _) => buf.len(),
+            Landing::Buffer(buf, _) => buf.len().next_multiple_of(ALIGN),
         }
     }
 }

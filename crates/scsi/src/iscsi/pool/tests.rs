@@ -66,3 +66,16 @@ fn what_had_to_be_is_counted() {
     a.settle(0);
     assert!(!b.is_overdrawn() && b.reach(100 << 10, Part::Session));
 }
+
+#[test]
+fn what_is_kept_for_the_next_command_is_not_missed_by_others() {
+    let pool = Pool::new(512 << 20);
+    let mut shares: Vec<Share> = (0..1016).map(|_| Share::new(pool.clone())).collect();
+    for share in &mut shares {
+        share.reach(2 * STEP, Part::Session);
+        share.settle(1); // has a byte beyond its own
+    }
+    let (held, taken) = (shares.iter().filter(|share| share.drawn > 0).count(), pool.taken() >> 20);
+    let mut other = Share::new(pool.clone());
+    assert!(other.reach(3 << 20, Part::Command), "{held} bytes are held, {taken} MiB taken");
+}

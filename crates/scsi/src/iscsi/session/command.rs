@@ -12,7 +12,6 @@ use super::{Event, Session};
 use crate::device::Demand;
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Additional, Header, NO_TAG, RejectReason, decode_additional};
-use crate::iscsi::pool::Part;
 use crate::iscsi::receive::Landing;
 use crate::iscsi::registry::Counters;
 use crate::task::TaskAttribute;
@@ -38,7 +37,7 @@ impl Session {
             _ => len,
         };
         let memory = in_buffer(whole);
-        if !self.may_hold(memory, Part::Session) {
+        if !self.may_hold(memory, self.unasked_part()) {
             return Landing::Discard; // for `take_unsolicited` to see
         }
         self.landing = memory;
@@ -137,7 +136,7 @@ impl Session {
         };
         let kept = if more { self.kept(task.expected_out, task.demand) as usize } else { len as usize };
         let kept = in_buffer(kept);
-        if task.refusal.is_some() || !self.may_hold(kept, Part::Session) {
+        if task.refusal.is_some() || !self.may_hold(kept, self.unasked_part()) {
             task.refusal.get_or_insert(Refusal::NoMemory);
             buf = None;
         } else {
@@ -205,6 +204,7 @@ impl Session {
         };
         if !self.may_promise(id) {
             self.wants_room.insert((order, id));
+            self.begin_wait(id);
             return false;
         }
         match unit.medium().try_admit(bytes) {
@@ -228,7 +228,8 @@ impl Session {
         self.tasks.get(id).is_some_and(|task| {
             let more = task.demand.admission as usize;
             task.is_complete()
-                || self.promised + more <= self.limits.promised_bytes
+                // None for a task that would have to wait for memory then.
+                || self.promised + more <= self.limits.promised_bytes && self.wants_memory.is_empty()
                 || self.is_oldest(task.order)
         })
     }

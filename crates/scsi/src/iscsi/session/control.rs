@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use base::buffer::ALIGN;
+
 use super::Session;
 use super::command::brought;
 use crate::iscsi::config::TargetConfig;
@@ -128,8 +130,11 @@ impl Session {
         self.stamp_status(&mut answer);
         match landing {
             Landing::Buffer(buf, _) => {
-                let len = (buf.len() as u32).min(self.params.send_segment);
-                out.put(answer, &[brought(buf, len)]);
+                let len = buf.len().min(self.params.send_segment as usize);
+                match len {
+                    ..ALIGN => out.put_copied(answer, &buf[..len]),
+                    _ => out.put(answer, &[brought(buf, len as u32)]),
+                }
             }
             Landing::Discard => out.put_copied(answer, &[]),
         }

@@ -69,6 +69,7 @@ impl Session {
     /// forgets the R2Ts and repeats the command (Linux, on ABORTED COMMAND), and what it still sends is dropped.
     pub(in crate::iscsi) fn time_passed(&mut self, out: &mut Output) {
         let (heard, took_data) = (std::mem::take(&mut self.heard), std::mem::take(&mut self.took_data));
+        self.moves += u64::from(took_data);
         // An initiator that says nothing at all may be paused: that is for the ping to find out. One that sends other
         // data is at work, and one whose answers have not all gone may not know yet that it was asked.
         let silent = heard && !took_data && out.pending() == 0;
@@ -111,6 +112,8 @@ impl Session {
     pub(super) fn data_out(&mut self, header: &Header, landing: Landing, intact: bool, out: &mut Output) {
         let Some(id) = self.tasks.find(header.itt()) else { return };
         Counters::add(&self.counters().bytes_in, header.data_len() as u64);
+        // Also of what is dropped: the initiator is at work.
+        self.took_data |= header.data_len() > 0;
         let Some(task) = self.tasks.get_mut(id) else { return };
         if !matches!(task.stage, Stage::Collecting | Stage::Held) {
             return; // all was here already; the status says what came of it
@@ -139,7 +142,6 @@ impl Session {
             burst.got += header.data_len() as u32;
             burst.data_sn += 1;
             burst.patience.silent = 0;
-            self.took_data = true;
         } else {
             task.refusal.get_or_insert(if intact { Refusal::IncorrectData } else { Refusal::Digest });
         }

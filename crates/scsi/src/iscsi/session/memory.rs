@@ -18,6 +18,11 @@ impl Session {
         more == 0 || held <= self.limits.own_bytes || self.share_out.reach(self.beyond(held), part)
     }
 
+    /// Which part of the pool a command may have whose data comes unasked.
+    pub(super) fn unasked_part(&self) -> Part {
+        if self.tasks.len() == 0 { Part::Command } else { Part::Session }
+    }
+
     /// Whether the session may bring so much more data-in.
     fn may_bring(&mut self, more: usize, out: &Output) -> bool {
         let backlog = self.running_in + out.pending();
@@ -34,8 +39,11 @@ impl Session {
 
     /// Gives back to the pools what is held no more.
     pub(super) fn settle(&mut self, out: &Output) {
+        let pending = out.pending();
+        self.moves += u64::from(pending < self.pending);
+        self.pending = pending;
         self.share_out.settle(self.beyond(self.reserved));
-        self.share_in.settle(self.beyond(self.running_in + out.pending()));
+        self.share_in.settle(self.beyond(self.running_in + pending));
     }
 
     /// Whether there is room for answers to what may come in. If not, nothing more is read until some have gone.
@@ -53,6 +61,9 @@ impl Session {
         }
         let order = task.order;
         let more = in_bursts(task.demand.data_out.saturating_sub(task.solicited), self.params.max_burst);
+        if more == 0 {
+            return true;
+        }
         let after = self.reserved + more;
         // Younger ones wait for those older that wait, so that small ones do not keep a large one waiting for ever.
         let in_turn = self.wants_memory.first().is_none_or(|(first, _)| *first > order);
@@ -102,16 +113,17 @@ impl Session {
         }
     }
 
-    /// A tick: tasks that wait for memory go on, if other sessions have given some back, or are refused before their
-    /// initiators give them up: one that is before them may take hours.
+    /// A tick: tasks that wait for memory, or behind those that do, go on if other sessions have given some back, or are refused
+    /// before their initiators give them up: one that is before them may take hours.
     pub(super) fn tell_waiting(&mut self, out: &mut Output) {
         self.feed_starved(out);
-        let waiting: Vec<_> =
-            self.wants_memory.iter().map(|(_, id)| *id).chain(self.reads.iter().copied()).collect();
+        let writes = self.wants_memory.iter().chain(&self.wants_room).map(|(_, id)| *id);
+        let waiting: Vec<_> = writes.chain(self.reads.iter().copied()).collect();
         for id in waiting {
             // Others that were refused may have given it what it waited for.
             let Some(task) = self.tasks.get_mut(id) else { continue };
-            if task.is_reading() || self.wants_memory.contains(&(task.order, id)) {
+            let place = (task.order, id);
+            if task.is_reading() || self.wants_memory.contains(&place) || self.wants_room.contains(&place) {
                 task.wait.tick(self.moves);
                 if task.wait.is_over() {
                     self.refuse_for_memory(id, out);

@@ -33,6 +33,7 @@ use crate::device::{TargetDevice, may_take_long};
 use crate::medium::{Admission, BlockMedium};
 use crate::task::{Command, Nexus, Outcome, Stop, TaskAttribute, TaskFunction};
 
+use memory::in_buffer;
 pub use task::TaskId;
 use task::{Aborted, Aborter, Stage, Task, Tasks};
 use window::{Place, Window};
@@ -132,7 +133,7 @@ pub(super) struct Session {
     reads: VecDeque<TaskId>,
     /// Bytes of memory for data-out: of tasks, and of what is coming in.
     reserved: usize,
-    /// Those of the command that is coming in.
+    /// Those of the PDU that is coming in.
     landing: usize,
     /// What the session has of the memory that all share, for each direction.
     share_out: Share,
@@ -143,8 +144,10 @@ pub(super) struct Session {
     /// Whether a PDU has come, and whether data-out has, since the last tick.
     heard: bool,
     took_data: bool,
-    /// How often a task was given memory, or has ended.
+    /// How often a task was given memory or has ended, and in how many ticks data has come or gone.
     moves: u64,
+    /// What waited to be sent the last time.
+    pending: usize,
     /// Bytes of data-in that running commands may bring.
     running_in: usize,
 
@@ -206,6 +209,7 @@ impl Session {
             heard: false,
             took_data: false,
             moves: 0,
+            pending: 0,
             running_in: 0,
             events: VecDeque::new(),
             functions: Vec::new(),
@@ -247,7 +251,11 @@ impl Session {
             _ if len == 0 => Landing::Discard,
             opcode::SCSI_COMMAND => self.begin_command(header),
             opcode::DATA_OUT => self.begin_data_out(header),
-            opcode::TEXT | opcode::NOP_OUT => Landing::Buffer(AlignedBuf::zeroed(len), 0),
+            opcode::TEXT | opcode::NOP_OUT => {
+                self.landing = in_buffer(len);
+                self.reserved += self.landing;
+                Landing::Buffer(AlignedBuf::zeroed(len), 0)
+            }
             _ => Landing::Discard,
         }
     }
@@ -377,7 +385,10 @@ impl Session {
             if !self.may_start(task) {
                 self.blocked.push(id);
             } else if task.expected_in > 0 {
-                self.reads.push_back(id);
+                match task.attribute {
+                    TaskAttribute::HeadOfQueue => self.reads.push_front(id),
+                    _ => self.reads.push_back(id),
+                }
                 self.begin_wait(id);
             } else {
                 return Some(id);
@@ -567,7 +578,9 @@ impl Drop for Session {
 /// Each command yet to come may bring a first burst unasked; together they must fit what a session may hold, but a few
 /// commands are always allowed. For what does not fit what all may hold, there is no memory when it comes.
 fn window_depth(limits: &Limits, params: &Params) -> u32 {
-    let fitting = limits.session_bytes / params.first_burst.max(1) as usize;
+    let may_hold =
+        limits.session_bytes.min(limits.own_bytes + limits.common_bytes / 2 / Part::Session as usize);
+    let fitting = may_hold / params.first_burst.max(1) as usize;
     (fitting as u32).clamp(limits.queue_depth.min(8), limits.queue_depth)
 }
 

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 
-use super::Session;
 use super::task::{Refusal, Task, TaskId};
+use super::{Session, lun_number};
 use crate::iscsi::output::Output;
 use crate::iscsi::pdu::{Header, NO_TAG, opcode};
 use crate::iscsi::registry::Counters;
@@ -147,9 +147,12 @@ impl Session {
             Some(Refusal::Digest) => transfer_fault(0x47, 0x05),
             Some(Refusal::UnexpectedData) => transfer_fault(0x0c, 0x0c),
             Some(Refusal::IncorrectData | Refusal::Late) | None => transfer_fault(0x0c, 0x0d),
-            // SAM-5 §5.3.1: BUSY where the nexus has no other command.
-            Some(Refusal::NoMemory) if self.tasks.len() == 0 => bare(Status::Busy),
-            Some(Refusal::NoMemory) => bare(Status::TaskSetFull),
+            // SAM-5 §5.3.1: BUSY where the nexus has no other command there.
+            Some(Refusal::NoMemory) => {
+                let unit = lun_number(task.lun);
+                let other = self.tasks.iter().any(|(_, other)| lun_number(other.lun) == unit);
+                bare(if other { Status::TaskSetFull } else { Status::Busy })
+            }
             Some(Refusal::NotAdmitted(error)) => match &self.device {
                 Some(device) => device.admission_failed(task.lun, &error),
                 None => bare(Status::Busy),

@@ -14,6 +14,9 @@ fn little() -> Limits {
     Limits { own_bytes: 64 << 10, common_bytes: 8 << 20, ..Limits::default() }
 }
 
+/// Blocks of a write that takes all of that, the own and the common.
+const ALL: u16 = 8320;
+
 /// For any data at all.
 pub(super) fn almost_none() -> Limits {
     Limits { own_bytes: 4096, common_bytes: 16 << 10, ..Limits::default() }
@@ -25,7 +28,7 @@ fn without_memory_a_command_is_refused_and_can_be_repeated() {
     let world = World::with(little());
     let keys = [("ImmediateData", "No"), ("MaxBurstLength", "1048576")];
     let (mut a, mut b) = (world.login(&keys), world.login(&keys));
-    a.write(1, 0, 8192, &[]); // alone it may have what a command needs: 4 MiB
+    a.write(1, 0, ALL, &[]); // alone it may have what a command needs
     let r2t = a.one();
     assert_eq!((r2t.header.opcode(), world.registry.common_bytes()), (opcode::R2T, 4 << 20));
     b.write(1, 16384, 1024, &[]);
@@ -37,7 +40,7 @@ fn without_memory_a_command_is_refused_and_can_be_repeated() {
     b.write_burst(&own, &pattern(2, 65536));
     let statuses: Vec<_> = b.receive().iter().map(|pdu| (pdu.header.itt(), pdu.scsi_status())).collect();
     assert_eq!(statuses, [(2, GOOD), (3, BUSY)], "it waits for its own session only");
-    let data = pattern(1, 4 << 20);
+    let data = pattern(1, usize::from(ALL) * 512);
     let mut last = r2t;
     while last.header.opcode() == opcode::R2T {
         a.write_burst(&last, &data);
@@ -48,7 +51,7 @@ fn without_memory_a_command_is_refused_and_can_be_repeated() {
     let r2t = b.one();
     b.write_burst(&r2t, &pattern(3, 1 << 19));
     assert_eq!(b.one().scsi_status(), GOOD);
-    assert!(read_back(&mut b, 0, 8192) == data && read_back(&mut b, 16384, 1024) == pattern(3, 1 << 19));
+    assert!(read_back(&mut b, 0, ALL) == data && read_back(&mut b, 16384, 1024) == pattern(3, 1 << 19));
     assert_eq!(world.registry.common_bytes(), 0);
 }
 
@@ -73,7 +76,7 @@ fn unsolicited_data_without_memory_is_dropped() {
     let world = World::with(little());
     let keys = [("InitialR2T", "No"), ("FirstBurstLength", "262144")];
     let (mut a, mut b) = (world.login(&[("ImmediateData", "No")]), world.login(&keys));
-    a.write(1, 0, 8192, &[]);
+    a.write(1, 0, ALL, &[]);
     assert_eq!(a.one().header.opcode(), opcode::R2T);
     // Immediate data alone, and immediate data with more to come.
     b.write(1, 16384, 256, &pattern(1, 131_072));
@@ -96,7 +99,7 @@ fn unsolicited_data_without_memory_is_dropped() {
 fn an_ordered_command_does_not_wait_for_those_behind_it() {
     let world = World::with(little());
     let (mut a, mut b) = (world.login(&[]), world.login(&[("ImmediateData", "No")]));
-    a.write(1, 0, 8192, &[]);
+    a.write(1, 0, ALL, &[]);
     assert_eq!(a.one().header.opcode(), opcode::R2T);
     world.medium.limit_admission((4 << 20) + (128 << 10));
     // An ORDERED one waits for room on the medium; one behind it has its data, and waits for it.
@@ -115,7 +118,7 @@ fn an_ordered_command_does_not_wait_for_those_behind_it() {
 fn who_waits_for_memory_behind_a_long_command_is_refused_in_time() {
     let world = World::with(little());
     let (mut a, mut b) = (world.login(&[]), world.login(&[("ImmediateData", "No")]));
-    a.write(1, 0, 8192, &[]);
+    a.write(1, 0, ALL, &[]);
     assert_eq!(a.one().header.opcode(), opcode::R2T);
     world.medium.hold(Operation::Flush);
     b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]);
@@ -136,11 +139,14 @@ struct Guest {
     /// Tags without a status.
     open: Vec<u32>,
     statuses: Vec<u8>,
+    /// MaxCmdSN.
+    last: u32,
 }
 
 impl Guest {
     fn listen(&mut self) {
         for pdu in self.initiator.receive() {
+            self.last = pdu.header.word(32);
             match pdu.header.opcode() {
                 opcode::R2T => self.asked.push(pdu),
                 opcode::DATA_IN if pdu.header.flags() & 1 == 0 => {}
@@ -186,13 +192,17 @@ fn no_session_waits_for_another_or_for_itself() {
         let chance = SeededEntropy::new(seed);
         let world = World::with(Limits { session_bytes: 2 << 20, ..little() });
         let keys = [("MaxBurstLength", "524288"), ("MaxOutstandingR2T", "4")];
-        let login =
-            |_| Guest { initiator: world.login(&keys), asked: vec![], open: vec![], statuses: vec![] };
+        let login = |_| {
+            let mut initiator = world.login(&keys);
+            initiator.ping(1, &[]);
+            let last = initiator.one().header.word(32);
+            Guest { initiator, asked: vec![], open: vec![], statuses: vec![], last }
+        };
         let mut guests: Vec<Guest> = (0..4).map(login).collect();
         for tag in 2..120 {
             let guest = &mut guests[chance.below(4) as usize];
             match chance.below(2) {
-                0 if guest.open.len() < 64 => guest.begin(tag, &chance, &data),
+                0 if guest.initiator.cmd_sn <= guest.last => guest.begin(tag, &chance, &data),
                 _ => guest.answer(chance.next_u64(), &data),
             }
         }
@@ -256,36 +266,6 @@ fn a_running_write_is_not_told_undone() {
     );
 }
 
-/// Memory comes with the last unsolicited Data-Out, not from `feed_starved`.
-#[test]
-fn who_was_asked_for_data_is_not_refused_for_memory() {
-    let world = World::with(little());
-    let mut b =
-        world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "65536"), ("MaxBurstLength", "1048576")]);
-    world.medium.hold(Operation::Flush);
-    b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]);
-    let read = raw(&mut b, 0xc0, 2, 896 * 512, cdb10(0x28, 0, 896));
-    b.connection.handle_input(b.time, &read);
-    assert!(b.connection.poll_event().is_none());
-    // 512 KiB, of which 64 KiB come unasked: no memory while the answer is not sent.
-    let write = raw(&mut b, 0x20, 3, 1024 * 512, cdb10(0x2a, 4096, 1024));
-    b.connection.handle_input(b.time, &write);
-    b.receive();
-    let data = pattern(1, 524_288);
-    b.data_out(3, NO_TAG, true, 0, 0, &data[..65536]);
-    let r2t = b.one();
-    b.pass(5);
-    b.pass(5);
-    b.write_burst(&r2t, &data);
-    let statuses: Vec<_> = b
-        .receive()
-        .iter()
-        .filter(|pdu| pdu.header.opcode() == opcode::SCSI_RESPONSE)
-        .map(|pdu| (pdu.header.itt(), pdu.scsi_status()))
-        .collect();
-    assert_ne!(statuses, [(3, TASK_SET_FULL)], "it was asked for its data and sent it");
-}
-
 #[test]
 fn who_was_just_given_memory_is_not_refused() {
     let world = World::with(little());
@@ -311,28 +291,6 @@ fn who_was_just_given_memory_is_not_refused() {
     }
     let last = b.one();
     assert_eq!((last.header.itt(), last.scsi_status()), (4, GOOD), "it was asked for its data");
-}
-
-#[test]
-fn memory_that_answers_held_wakes_who_waits() {
-    let world = World::with(little());
-    let mut b = world.login(&[("ImmediateData", "No")]);
-    world.medium.hold(Operation::Flush);
-    b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]); // the oldest, slow
-    let read = raw(&mut b, 0xc0, 2, 896 * 512, cdb10(0x28, 0, 896));
-    b.connection.handle_input(b.time, &read);
-    assert!(b.connection.poll_event().is_none());
-    assert!(b.connection.output().pending() > 896 * 512);
-    let write = raw(&mut b, 0xa0, 3, 1024 * 512, cdb10(0x2a, 4096, 1024));
-    b.connection.handle_input(b.time, &write);
-    assert!(b.connection.poll_event().is_none());
-    // Now all of the answer is sent.
-    let seen: Vec<_> = b.receive().iter().map(|pdu| pdu.header.opcode()).collect();
-    let free = world.registry.common_bytes();
-    b.pass(5);
-    b.pass(5);
-    let later: Vec<_> = b.receive().iter().map(|pdu| (pdu.header.opcode(), pdu.header.0[3])).collect();
-    assert!(seen.contains(&opcode::R2T), "{free} taken; after 10 s: {later:?}");
 }
 
 #[test]
@@ -391,7 +349,7 @@ fn reads_have_a_turn_beside_writes() {
 fn a_read_without_memory_does_not_stop_complete_writes() {
     let world = World::with(little());
     let (mut a, mut b) = (world.login(&[]), world.login(&[("ImmediateData", "No")]));
-    a.write(1, 0, 8192, &[]);
+    a.write(1, 0, ALL, &[]);
     assert_eq!(a.one().header.opcode(), opcode::R2T);
     world.medium.set_cold(true);
     b.write(1, 9000, 64, &[]);
@@ -408,20 +366,6 @@ fn a_read_without_memory_does_not_stop_complete_writes() {
         b.receive().iter().map(|pdu| (pdu.header.opcode(), pdu.header.itt())).collect();
     answered.retain(|(op, _)| *op != opcode::NOP_IN);
     assert!(!answered.is_empty(), "nothing in half a minute: running {}", b.running());
-}
-
-#[test]
-fn a_command_without_data_needs_no_memory() {
-    let world = World::with(little());
-    let mut b = world.login(&[("ImmediateData", "No")]);
-    let read = raw(&mut b, 0xc0, 2, 512 * 512, cdb10(0x28, 0, 512));
-    b.connection.handle_input(b.time, &read);
-    assert!(b.connection.poll_event().is_none());
-    let write = raw(&mut b, 0xa0, 3, 765 * 512, cdb10(0x2a, 4096, 765));
-    let ready = raw(&mut b, 0x80, 4, 0, [0; 16]);
-    b.connection.handle_input(b.time, &[write, ready].concat());
-    let seen: Vec<_> = b.receive().into_iter().filter(|pdu| pdu.header.itt() == 4).collect();
-    assert_eq!(seen[0].scsi_status(), GOOD, "TEST UNIT READY");
 }
 
 #[test]
@@ -483,4 +427,260 @@ fn short_bursts_take_no_more_memory_than_is_counted() {
     let grown = resident() - before;
     let counted = world.registry.common_bytes() as u64;
     assert!(counted >= 64 << 20 && grown < counted + (32 << 20), "{} MiB for {counted}", grown >> 20);
+}
+
+fn answers(i: &mut Initiator) -> Vec<(u8, u32, u8)> {
+    i.receive().iter().map(|pdu| (pdu.header.opcode(), pdu.header.itt(), pdu.header.0[3])).collect()
+}
+
+#[test]
+fn who_needs_no_memory_is_nobodys_turn() {
+    let world = World::with(little());
+    let mut b = world.login(&[("ImmediateData", "No"), ("MaxBurstLength", "1048576")]);
+    b.write(1, 0, 768, &[]); // 384 KiB
+    let first = b.one();
+    b.write(2, 4096, 1024, &[]); // 512 KiB: waits
+    assert_eq!(b.receive().len(), 0);
+    world.medium.hold(Operation::Flush);
+    b.command(0x80, 3, 0, cdb10(0x35, 0, 0), &[]); // long, and needs none
+    assert_eq!(b.running(), 1);
+    let data = pattern(1, 1 << 20);
+    b.write_burst(&first, &data);
+    let second = b.receive().into_iter().find(|pdu| pdu.header.opcode() == opcode::R2T).unwrap();
+    assert_eq!(second.header.itt(), 2);
+    b.write_burst(&second, &data);
+    assert_eq!((b.one().scsi_status(), world.registry.common_bytes()), (GOOD, 0));
+    b.write(4, 9000, 256, &[]); // 128 KiB, all memory is free
+    let now = answers(&mut b);
+    b.pass(5);
+    b.pass(5);
+    assert_eq!((now, answers(&mut b)), (vec![(opcode::R2T, 4, 0)], vec![]));
+}
+
+#[test]
+fn a_read_behind_a_waiting_write_has_its_time() {
+    let world = World::with(little());
+    let mut b = world.login(&[("ImmediateData", "No")]);
+    b.write(1, 0, 768, &[]);
+    b.write(2, 4096, 1024, &[]); // waits
+    assert_eq!(answers(&mut b).len(), 1);
+    world.medium.set_cold(true);
+    world.medium.hold(Operation::Read);
+    b.read(3, 0, 896);
+    b.read(4, 0, 896);
+    assert_eq!((b.running(), answers(&mut b)), (1, vec![]));
+    b.pass(5); // the first tick, which may come at any time
+    assert_eq!(answers(&mut b), vec![]);
+}
+
+#[test]
+fn who_needs_no_memory_is_not_refused_for_it() {
+    let world = World::with(little());
+    let mut b = world.login(&[]);
+    b.write(1, 0, 768, &[]);
+    b.write(2, 4096, 1024, &[]); // waits
+    assert_eq!(answers(&mut b).len(), 1);
+    b.command(0x82, 3, 0, cdb10(0x35, 0, 0), &[]); // ORDERED, no data
+    b.write(4, 9000, 8, &pattern(1, 4096)); // all its data is here
+    for _ in 0..5 {
+        b.pass(5);
+    }
+    let mut seen = answers(&mut b);
+    seen.retain(|(opcode, ..)| *opcode != opcode::NOP_IN);
+    assert_eq!(seen, vec![(opcode::SCSI_RESPONSE, 2, TASK_SET_FULL)]);
+}
+
+#[test]
+fn head_of_queue_reads_are_first() {
+    let world = World::with(little());
+    let mut b = world.login(&[]);
+    world.medium.set_cold(true);
+    world.medium.hold(Operation::Read);
+    b.read(1, 0, 896);
+    b.read(2, 0, 896);
+    b.read(3, 0, 896);
+    b.command(0xc3, 4, 896 * 512, cdb10(0x28, 0, 896), &[]);
+    assert_eq!(b.running(), 1);
+    world.medium.resume();
+    let order: Vec<_> = answers(&mut b).iter().map(|a| a.1).fold(vec![], |mut all, itt| {
+        if all.last() != Some(&itt) {
+            all.push(itt)
+        }
+        all
+    });
+    assert_eq!(order, [1, 4, 2, 3]);
+}
+
+#[test]
+fn data_that_is_dropped_is_data() {
+    let world = World::with(little());
+    let mut a = world.login(&[("ImmediateData", "No")]);
+    a.write(1, 0, ALL, &[]);
+    assert_eq!(a.one().header.opcode(), opcode::R2T);
+    let mut b =
+        world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "1048576"), ("ImmediateData", "No")]);
+    b.write(1, 20000, 64, &[]);
+    let r2t = b.one();
+    b.command(0x20, 2, 1 << 20, cdb10(0x2a, 0, 2048), &[]); // no memory: refused once its data is in
+    for n in 0..4 {
+        b.data_out(2, NO_TAG, false, n, n * 1024, &[0; 1024]);
+        b.pass(5);
+    }
+    assert_eq!(answers(&mut b), vec![], "the initiator was at work all the time");
+    b.write_burst(&r2t, &pattern(1, 32768));
+}
+
+/// As many echoes of so many bytes as are taken without one being sent: what waits, what that takes, what is kept afterwards.
+fn echoes(len: usize) -> (u64, u64, u64) {
+    let world = World::with(Limits::default());
+    let mut b = world.login(&[]);
+    let mut header = Header::new(opcode::NOP_OUT | 0x40, 0x80);
+    header.set_word(16, 9);
+    header.set_word(20, NO_TAG);
+    header.set_word(24, b.cmd_sn);
+    header.set_data_len(len);
+    let mut bytes = header.0.to_vec();
+    bytes.resize(48 + len, 7);
+    let before = resident();
+    while b.connection.handle_input(b.time, &bytes) == bytes.len() {
+        assert!(b.connection.poll_event().is_none());
+    }
+    let pending = b.connection.output().pending();
+    let full = resident().saturating_sub(before);
+    b.connection.sent(pending);
+    assert!(b.connection.poll_event().is_none());
+    assert_eq!(world.registry.common_bytes(), 0);
+    (pending as u64 >> 20, full >> 20, resident().saturating_sub(before) >> 20)
+}
+
+#[test]
+fn short_echoes_take_what_is_counted() {
+    let (pending, full, _) = echoes(520);
+    assert!(full < 3 * pending, "{full} MiB for {pending}");
+}
+
+#[test]
+fn the_arena_is_given_back() {
+    let (pending, _, kept) = echoes(512);
+    assert!(kept < 8, "{kept} MiB kept of {pending} by an idle session");
+}
+
+#[test]
+fn no_room_is_held_without_memory() {
+    let world = World::with(little());
+    let keys = [("ImmediateData", "No")];
+    let (mut a, mut b, mut c) = (world.login(&keys), world.login(&keys), world.login(&keys));
+    world.medium.limit_admission(16 << 20);
+    a.write(1, 0, ALL, &[]); // all the memory, 4 MiB of room
+    assert_eq!(a.one().header.opcode(), opcode::R2T);
+    world.medium.hold(Operation::Flush);
+    b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]);
+    for tag in 2..14 {
+        b.write(tag, 0, 2048, &[]); // without memory for a byte of it
+    }
+    assert_eq!(answers(&mut b), vec![]);
+    c.write(1, 0, 128, &[]); // its own 64 KiB
+    assert_eq!(
+        answers(&mut c),
+        vec![(opcode::R2T, 1, 0)],
+        "{} of 16 MiB of room are taken",
+        world.medium.admitted() >> 20
+    );
+}
+
+#[test]
+fn data_that_comes_is_a_move() {
+    let world = World::with(little());
+    let mut b = world.login(&[("ImmediateData", "No")]);
+    b.write(1, 0, 768, &[]);
+    let r2t = b.one();
+    b.write(2, 4096, 1024, &[]); // waits
+    for n in 0..2u32 {
+        b.data_out(1, r2t.header.ttt(), false, n, n * 65536, &[0; 65536]);
+        b.pass(5);
+    }
+    assert_eq!(answers(&mut b), vec![], "what it waits for comes in");
+}
+
+#[test]
+fn one_initiator_alone_is_not_refused() {
+    let world = World::with(Limits { common_bytes: 128 << 20, ..Limits::default() }); // a machine of 2 GiB
+    let mut b = world.login(&[("InitialR2T", "No"), ("FirstBurstLength", "262144")]); // as Linux
+    b.ping(7, &[]);
+    let last = b.one().header.word(32);
+    world.medium.hold(Operation::Write);
+    let data = pattern(1, 262_144);
+    let allowed = last + 1 - b.cmd_sn;
+    for tag in 0..allowed {
+        b.write(tag + 9, 0, 512, &data);
+    }
+    assert_eq!(answers(&mut b), vec![], "what the window of {allowed} allows fits");
+    assert!(allowed >= 8);
+}
+
+#[test]
+fn who_takes_its_answers_slowly_is_alive() {
+    let world = World::with(little());
+    let (mut a, mut b) = (world.login(&[]), world.login(&[]));
+    let read = raw(&mut b, 0xc0, 2, 896 * 512, cdb10(0x28, 0, 896));
+    b.connection.handle_input(b.time, &read);
+    assert!(b.connection.poll_event().is_none());
+    let read = raw(&mut a, 0xc0, 2, 3000 * 512, cdb10(0x28, 0, 3000));
+    a.connection.handle_input(a.time, &read);
+    assert!(a.connection.poll_event().is_none());
+    for _ in 0..24 {
+        let mut nop = Header::new(opcode::NOP_OUT | 0x40, 0x80);
+        nop.set_word(16, 9);
+        nop.set_word(20, NO_TAG);
+        nop.set_word(24, b.cmd_sn);
+        b.connection.handle_input(b.time, &nop.0); // it is not looked at
+        b.time += std::time::Duration::from_secs(5);
+        b.connection.handle_timeout(b.time);
+        assert!(!b.connection.is_disconnected(), "{:?} after {:?}", b.connection.reason(), b.time);
+        b.connection.sent(4096);
+        assert!(b.connection.poll_event().is_none());
+    }
+}
+
+#[test]
+fn unsolicited_data_may_have_what_a_command_may() {
+    let world = World::with(Limits { common_bytes: 128 << 20, ..Limits::default() });
+    let mut a = world.login(&[("ImmediateData", "No")]);
+    a.write(1, 0, 320, &[]); // 160 KiB: 32 KiB of the pool's 64 MiB
+    assert_eq!(a.one().header.opcode(), opcode::R2T);
+    let mut b = world.login(&[
+        ("InitialR2T", "No"),
+        ("MaxBurstLength", "16776192"),
+        ("FirstBurstLength", "16776192"),
+        ("ImmediateData", "No"),
+    ]);
+    b.command(0x20, 1, 10 << 20, cdb10(0x2a, 0, 20480), &[]);
+    for n in 0..40 {
+        b.data_out(1, NO_TAG, n == 39, n, n * 262_144, &[1; 262_144]);
+    }
+    let answer = b.one();
+    assert_eq!(
+        answer.scsi_status(),
+        GOOD,
+        "{:?}, {} of 64 MiB taken, and nothing else in its session",
+        answer.data,
+        world.registry.common_bytes()
+    );
+}
+
+#[test]
+fn what_another_session_gives_back_is_found() {
+    let world = World::with(little());
+    let keys = [("ImmediateData", "No"), ("MaxBurstLength", "16776192")];
+    let (mut a, mut b) = (world.login(&keys), world.login(&keys));
+    a.write(1, 0, ALL, &[]);
+    let r2t = a.one();
+    world.medium.hold(Operation::Flush);
+    b.command(0x80, 1, 0, cdb10(0x35, 0, 0), &[]); // the oldest, slow
+    b.write(2, 9000, 512, &[]);
+    assert_eq!(answers(&mut b), vec![]);
+    a.write_burst(&r2t, &pattern(1, usize::from(ALL) * 512));
+    assert_eq!(a.one().scsi_status(), GOOD);
+    b.pass(5);
+    assert_eq!(answers(&mut b), vec![(opcode::R2T, 2, 0)]);
 }
