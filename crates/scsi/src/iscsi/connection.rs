@@ -24,6 +24,9 @@ const LOGIN_SEGMENT: usize = 8192;
 /// After a logout or a refused login the initiator closes the connection; if it does not within this time, we do.
 const PARTING: Duration = Duration::from_secs(1);
 
+/// An initiator that takes less of what waits for it, in bytes in [`Limits::ping_time`](super::Limits), is taken for dead.
+const SLOWEST: usize = 64 << 10;
+
 /// Ticks of a session in [`Limits::data_time`](super::Limits).
 const TICKS: u32 = 2;
 
@@ -76,8 +79,8 @@ pub struct Connection {
     heard: Duration,
     /// When a silent initiator was asked whether it lives.
     ping: Option<Duration>,
-    /// Whether it has taken anything since then.
-    has_sent: bool,
+    /// What it has taken since then, in bytes.
+    taken: usize,
     next_ping: u32,
     /// When the session is next told that time passes, if it has tasks.
     tick: Duration,
@@ -105,7 +108,7 @@ impl Connection {
             reason: None,
             heard: now,
             ping: None,
-            has_sent: false,
+            taken: 0,
             next_ping: 0,
             tick: now,
         }
@@ -153,7 +156,7 @@ impl Connection {
 
     /// The first `n` bytes of the output were sent.
     pub fn sent(&mut self, n: usize) {
-        self.has_sent = true;
+        self.taken += n;
         self.output.consume(n);
     }
 
@@ -264,7 +267,7 @@ impl Connection {
                 let tag = self.next_ping & 0x7fff_ffff;
                 self.next_ping = self.next_ping.wrapping_add(1);
                 session.ping(tag, &mut self.output);
-                (self.ping, self.has_sent) = (Some(now), false);
+                (self.ping, self.taken) = (Some(now), 0);
             }
             (Phase::Waiting(granted), _) => {
                 let request = granted.request;
@@ -279,7 +282,9 @@ impl Connection {
                 self.refuse(response, Failure::Authentication);
             }
             // It takes its answers, if slowly: the question may not have got there yet.
-            _ if std::mem::take(&mut self.has_sent) && self.output.pending() > 0 => self.ping = Some(now),
+            _ if self.taken >= SLOWEST && self.output.pending() > 0 => {
+                (self.ping, self.taken) = (Some(now), 0)
+            }
             _ => self.disconnect_for("the initiator did not answer"),
         }
     }

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 /// How much one may have of what the others leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
-    /// A session with all its commands.
+    /// A session for data that it asks for.
     Session = 8,
+    /// A session for data that comes unasked, beside the other: what the command window has promised must fit.
+    Unasked = 2,
     /// A session for its oldest command.
     Command = 1,
 }

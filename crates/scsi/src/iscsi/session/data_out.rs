@@ -55,6 +55,8 @@ impl Session {
 
     /// Lets tasks go on that waited for room or memory.
     pub(super) fn feed_starved(&mut self, out: &mut Output) {
+        // What was given back is the pool's: who gets it is decided anew.
+        self.settle(out);
         if self.wants_memory.is_empty() && self.wants_room.is_empty() {
             return;
         }
@@ -149,7 +151,11 @@ impl Session {
             let burst = task.bursts.remove(at).expect("position() found it");
             task.end_burst(burst);
         }
+        let waited = !self.wants_memory.is_empty();
         self.progress(id, out);
+        if waited && self.wants_memory.is_empty() {
+            self.feed_starved(out); // who waits for room waits for those who wait for memory
+        }
     }
 }
 

@@ -20,16 +20,21 @@ impl Session {
 
     /// Which part of the pool a command may have whose data comes unasked.
     pub(super) fn unasked_part(&self) -> Part {
-        if self.tasks.len() == 0 { Part::Command } else { Part::Session }
+        if self.tasks.len() == 0 { Part::Command } else { Part::Unasked }
     }
 
     /// Whether the session may bring so much more data-in.
     fn may_bring(&mut self, more: usize, out: &Output) -> bool {
-        let backlog = self.running_in + out.pending();
-        let held = backlog + more;
-        let part = if backlog == 0 { Part::Command } else { Part::Session };
-        (backlog == 0 || held <= self.limits.session_bytes)
+        let held = self.running_in + out.pending() + more;
+        let first = self.has_no_backlog(out);
+        let part = if first { Part::Command } else { Part::Session };
+        (first || held <= self.limits.session_bytes)
             && (held <= self.limits.own_bytes || self.share_in.reach(self.beyond(held), part))
+    }
+
+    /// Whether no read is before the next one. Short answers, of which there may always be some, are none.
+    fn has_no_backlog(&self, out: &Output) -> bool {
+        self.running_in == 0 && out.pending() <= self.limits.own_bytes
     }
 
     /// What is held of `bytes` beyond the session's own.
@@ -93,7 +98,7 @@ impl Session {
         while let Some(&id) = self.reads.front() {
             let incoming = self.tasks.get(id).map(|task| task.incoming());
             let fits = incoming.map(|incoming| self.may_bring(incoming, out));
-            if fits == Some(false) && self.running_in + out.pending() > 0 {
+            if fits == Some(false) && !self.has_no_backlog(out) {
                 return None; // that will go
             }
             self.reads.pop_front();

@@ -580,7 +580,12 @@ impl Drop for Session {
 fn window_depth(limits: &Limits, params: &Params) -> u32 {
     let may_hold =
         limits.session_bytes.min(limits.own_bytes + limits.common_bytes / 2 / Part::Session as usize);
-    let fitting = may_hold / params.first_burst.max(1) as usize;
+    let unasked = match (params.initial_r2t, params.immediate_data) {
+        (true, false) => 1,
+        (true, true) => params.first_burst.min(limits.data_segment),
+        (false, _) => params.first_burst,
+    };
+    let fitting = may_hold / unasked.max(1) as usize;
     (fitting as u32).clamp(limits.queue_depth.min(8), limits.queue_depth)
 }
 

@@ -108,8 +108,8 @@ pub(super) struct Wait {
 }
 
 impl Wait {
-    /// The first tick may come at any time.
-    const STILL: u8 = 2;
+    /// The first tick may come at any time, so that two whole intervals have passed after the third.
+    const STILL: u8 = 3;
     /// Less than half a minute: after that Linux gives a command up.
     const AGE: u8 = 5;
 
