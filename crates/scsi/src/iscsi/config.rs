@@ -202,8 +202,8 @@ pub struct Limits {
     /// Data of one session held for commands, and data waiting to be sent to it, each in bytes. One command may
     /// exceed it.
     pub session_bytes: usize,
-    /// Data that a session may always hold, in bytes, and as much that waits to be sent to it: a command no longer than
-    /// this is never refused for lack of memory.
+    /// Data that a session may always hold, in bytes, and as much that waits to be sent to it. A command that is alone in
+    /// its session and, rounded up to whole buffers, no longer than this is never refused for lack of memory.
     pub own_bytes: usize,
     /// What all sessions together may hold beyond that, in bytes: half of it for each direction. They may exceed it by answers
     /// that carry no data of a medium, and one alone by a single command.

@@ -3,8 +3,8 @@
 //! A session has a little of its own for each direction. What it holds beyond comes out of a pool that all share, one for each
 //! direction, and of which it may have an eighth of what the others leave: so there is some left for those that come later,
 //! and all come to have the same as commands end and begin, however greedy they are. A session's oldest command may take all
-//! that is left, lest a long one never begins beside many short ones. Nobody ever waits for the pool, so that sessions cannot wait for each other: a session waits for
-//! what it holds itself, or refuses a command, which the initiator then repeats.
+//! that is left, lest a long one never begins beside many short ones. Nobody ever waits for the pool, so that sessions cannot
+//! wait for each other: a session waits for what it holds itself, or refuses a command, which the initiator then repeats.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
