@@ -76,7 +76,8 @@ fn stopped_and_started(dir: &Path) -> Result {
     for kill in [false, true, false] {
         writer.write_for(demo.url(), Duration::from_secs(2))?;
         if kill {
-            demo.kill()?
+            demo.kill()?;
+            demo.moved("elsewhere")?; // its bucket is in it
         } else {
             demo.stop()?
         }

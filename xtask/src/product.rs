@@ -89,6 +89,14 @@ impl Demo {
         started
     }
 
+    /// Gives its directory another name, while it does not run.
+    pub fn moved(&mut self, name: &str) -> Result {
+        let there = self.data.with_file_name(name);
+        std::fs::rename(&self.data, &there)?;
+        self.data = there;
+        Ok(())
+    }
+
     /// Starts it where it is to be refused; gives what it says.
     pub fn refused(&mut self) -> Result<String> {
         let mut server = self.launch()?;

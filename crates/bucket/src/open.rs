@@ -209,7 +209,12 @@ pub fn open(url: &str, options: &OpenOptions) -> Result<Arc<dyn Bucket>> {
 /// The path in a URL that names a directory.
 pub fn directory_of(url: &str) -> Option<&str> {
     let path = ["dir://", "file://"].iter().find_map(|scheme| url.strip_prefix(scheme));
-    path.or_else(|| (!url.contains("://") && !url.starts_with("mem:")).then_some(url))
+    path.or_else(|| (!url.contains("://") && !is_in_memory(url)).then_some(url))
+}
+
+/// Whether a URL names a bucket in memory.
+pub fn is_in_memory(url: &str) -> bool {
+    url.starts_with("mem:")
 }
 
 fn open_with(url: &str, options: &OpenOptions, env: Env<'_>) -> Result<Arc<dyn Bucket>> {
@@ -233,7 +238,7 @@ fn open_with(url: &str, options: &OpenOptions, env: Env<'_>) -> Result<Arc<dyn B
         "gs" | "gcs" => place.gcs()?,
         other => {
             return Err(Error::invalid(format!(
-                "{other}:// is no kind of bucket: use dir, mem, s3, oss, az or gs"
+                "{other}:// is no kind of bucket: use dir, s3, oss, az or gs"
             )));
         }
     };

@@ -16,6 +16,7 @@ impl Gateway {
     pub async fn add_bucket(&self, name: &str, url: &str) -> Result<ProbeView> {
         check_name("bucket", name)?;
         self.catalog.refuse_bucket_twice(name)?;
+        refuse_fleeting(url)?;
         refuse_relative(url)?;
         let store = self.ground.open_store(url, true)?;
         bucket::greet(&*store).await?;
@@ -37,9 +38,23 @@ impl Gateway {
         Ok(probe)
     }
 
-    /// The buckets.
+    /// The buckets. What keeps a volume from its bucket is told of the bucket, too.
     pub fn buckets(&self) -> Vec<BucketView> {
-        self.ground.bucket_views()
+        let volumes = self.volumes();
+        let trouble = |name: &str| {
+            let mut inside = volumes.iter().filter(|volume| volume.bucket == name);
+            inside.find_map(|volume| Some(format!("volume {}: {}", volume.name, volume.trouble.as_ref()?)))
+        };
+        let mut buckets = self.ground.bucket_views();
+        for bucket in &mut buckets {
+            bucket.trouble = bucket.trouble.take().or_else(|| trouble(&bucket.name));
+        }
+        buckets
+    }
+
+    /// Whether a bucket is known, and under this very URL.
+    pub fn has_bucket_at(&self, name: &str, url: &str) -> bool {
+        self.ground.url_of(name).is_some_and(|known| known == url)
     }
 
     /// Probes a bucket again.
@@ -79,6 +94,7 @@ impl Gateway {
     /// `Denied` if it is another store.
     pub async fn change_bucket(self: &Arc<Self>, name: &str, url: &str) -> Result<ProbeView> {
         self.ground.refuse_unknown_bucket(name)?;
+        refuse_fleeting(url)?;
         refuse_relative(url)?;
         let store = self.ground.open_store(url, false)?;
         bucket::greet(&*store).await?;
@@ -143,6 +159,16 @@ fn another(name: &str, why: &str) -> Error {
              `tidegate bucket add`"
         ),
     )
+}
+
+/// What is uploaded into memory is gone when the gateway ends, and then the journal does not have it either.
+fn refuse_fleeting(url: &str) -> Result<()> {
+    if !bucket::is_in_memory(url) {
+        return Ok(());
+    }
+    Err(Error::invalid(
+        "a bucket in memory loses all disks when the gateway ends: name a directory, as in \"dir:///srv/bucket\"",
+    ))
 }
 
 /// A path that is relative would mean a place below the directory in which the gateway happens to run.

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use base::{ByteSize, Epoch, Error, ErrorKind, GatewayId, ImageId, JournalId, Result};
 use parking_lot::Mutex;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
 
 use crate::target::Access;
 
@@ -51,12 +51,26 @@ const SCHEMA: &str = "
 ";
 
 fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
-    move |e| Error::caused(ErrorKind::Internal, format!("the catalog: {what}"), e)
+    move |e| {
+        let (kind, advice) = match e.sqlite_error_code() {
+            Some(ErrorCode::DiskFull) => (ErrorKind::NoSpace, ": make room on its file system"),
+            Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (
+                ErrorKind::Corrupt,
+                ": it is damaged; put a copy of it there, or move it away, and then add the buckets and adopt the volumes again",
+            ),
+            _ => (ErrorKind::Internal, ""),
+        };
+        Error::caused(kind, format!("the catalog: {what}{advice}"), e)
+    }
 }
 
 impl Catalog {
     /// Opens it, or makes it with a new gateway id.
     pub fn open(path: &Path, new_id: GatewayId) -> Result<(Catalog, GatewayId)> {
+        Catalog::open_file(path, new_id).map_err(|e| e.within(path.display().to_string()))
+    }
+
+    fn open_file(path: &Path, new_id: GatewayId) -> Result<(Catalog, GatewayId)> {
         make_private(path).map_err(|e| {
             let text =
                 format!("{} cannot be kept from other users: give it to the gateway's", path.display());

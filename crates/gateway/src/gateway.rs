@@ -290,7 +290,8 @@ impl Gateway {
         let known = self.volumes.lock().get(&row.name).cloned();
         if let Some(known) = known.filter(|known| known.image_id() == row.image) {
             // The same volume, refused at first, is tried again with the loss accepted.
-            return self.adopt_again(&known).await;
+            let disk = wanted.disk.map(|_| row.disk);
+            return self.adopt_again(&known, &row.bucket, disk.as_deref(), row.access).await;
         }
         self.refuse_twice(&row.name, row.image)?;
         // Its epochs need not be later than those of a life here that ended: its bucket may be an older copy.
@@ -314,7 +315,8 @@ impl Gateway {
     /// Enters a volume into the catalog whose opening has come to an end, unless it stands there already.
     async fn enter(&self, task: &Arc<VolumeTask>, opened: Result<()>) -> Result<()> {
         let _one = self.changing.lock().await;
-        let row = task.row();
+        // As it is found; the record of its creation may be older than its size.
+        let row = VolumeRow { size: ByteSize(task.view().size), ..task.row() };
         let known = self.catalog.volumes()?.iter().any(|known| known.image == row.image);
         // Once it was open it may have been released or deleted again.
         let here = self.volumes.lock().get(&row.name).is_some_and(|here| Arc::ptr_eq(here, task));
@@ -332,13 +334,30 @@ impl Gateway {
     }
 
     /// A new task for a volume of this gateway that refused to open, or was lost to another gateway.
-    async fn adopt_again(&self, known: &VolumeTask) -> Result<Arc<VolumeTask>> {
-        let row = known.row();
+    /// Without new rules, those it has stay.
+    async fn adopt_again(
+        &self,
+        known: &VolumeTask,
+        bucket: &str,
+        disk: Option<&str>,
+        access: Access,
+    ) -> Result<Arc<VolumeTask>> {
+        let mut row = known.row();
+        if row.bucket != bucket || disk.is_some_and(|disk| disk != row.disk) {
+            return Err(Error::invalid(format!(
+                "volume {:?} is in bucket {:?} and on cache disk {:?} here: leave --bucket and --disk out, or give these",
+                row.name, row.bucket, row.disk
+            )));
+        }
         if known.image().is_some_and(|image| image.usable().is_ok()) {
             return Err(Error::new(
                 ErrorKind::Exists,
                 format!("volume {:?} is open on this gateway already: just use it", row.name),
             ));
+        }
+        if access != Access::default() {
+            self.catalog.set_access(&row.name, &access)?;
+            row.access = access;
         }
         known.hide();
         known.abandon_image().await;

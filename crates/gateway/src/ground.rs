@@ -125,6 +125,11 @@ impl Ground {
         self.buckets.lock().iter().map(view).collect()
     }
 
+    /// The whole URL of a bucket, secrets included.
+    pub fn url_of(&self, name: &str) -> Option<String> {
+        self.buckets.lock().get(name).map(|known| known.url.clone())
+    }
+
     /// The bucket a new volume goes to.
     pub fn choose_bucket(&self, wanted: Option<&str>) -> Result<String> {
         let buckets = self.buckets.lock();

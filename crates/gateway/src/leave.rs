@@ -101,8 +101,9 @@ impl Gateway {
         let store = self.ground.bucket(&row.bucket)?;
         if self.is_foreign(&task, &*store).await? {
             return Err(Error::fenced(format!(
-                "volume {name:?} belongs to another gateway now: delete it there, or take it off this one with \
-                 `tidegate volume release {name}`"
+                "volume {name:?} was last written with a journal that this gateway does not have. If another gateway has it now, \
+                 delete it there, or take it off this one with `tidegate volume release {name}`; if this gateway lost its cache disk, \
+                 take it over first with `tidegate volume adopt {name} --accept-loss EPOCH`"
             )));
         }
         if let Some(clone) = image::clones_of(&*store, row.image).await?.first() {

@@ -121,6 +121,14 @@ pub struct VolumeView {
     pub trouble_since: Option<u64>,
     /// Whether CHAP is required.
     pub chap: bool,
+    /// The names of those who may log in by it.
+    pub chap_users: Vec<String>,
+    /// Whether the target can prove itself, too.
+    pub mutual_chap: bool,
+    /// Initiator names that may log in; empty: all.
+    pub initiators: Vec<String>,
+    /// Addresses and networks that may connect; empty: all.
+    pub networks: Vec<String>,
 }
 
 /// The tail of a volume that another gateway took over.

@@ -412,7 +412,7 @@ fn condition(status: &Status) -> (&'static str, Option<String>) {
     match &status.condition {
         Condition::Open => ("open", None),
         Condition::Closed => ("closed", None),
-        Condition::Fenced(why) => ("fenced", Some(why.clone())),
+        Condition::Fenced(why) => ("fenced", Some(format!("{why}; {FENCED}"))),
         Condition::Failed(_, why) => ("failed", Some(why.clone())),
     }
 }
@@ -440,9 +440,17 @@ fn view(row: VolumeRow, state: &str, reason: Option<String>, status: Option<Stat
         trouble: status.as_ref().and_then(|s| s.trouble.clone()).map(|(_, text)| text),
         trouble_since: status.as_ref().and_then(|s| s.trouble.as_ref()).map(|(since, _)| *since),
         chap: !row.access.chap.is_empty(),
+        chap_users: row.access.chap.iter().map(|user| user.user.clone()).collect(),
+        mutual_chap: row.access.mutual.is_some(),
+        initiators: row.access.initiators,
+        networks: row.access.networks,
         name: row.name,
     }
 }
+
+/// What can be done with a volume that another gateway has taken over.
+const FENCED: &str = "what was not uploaded is kept here as a fork (`tidegate volume forks`), and `tidegate volume release` lets go of \
+                      the rest";
 
 /// What a user is told of a volume that is being released.
 const LEAVING: &str = "it leaves this gateway as soon as all of it is in its bucket, whether or not the command that asked still \

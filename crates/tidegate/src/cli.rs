@@ -10,9 +10,9 @@ use clap::{Args, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version)]
 pub struct Arguments {
-    /// The gateway's data directory, where its API listens.
-    #[arg(long, global = true, env = "TIDEGATE_DATA", default_value = "/var/lib/tidegate")]
-    pub data_dir: PathBuf,
+    /// The gateway's data directory, where its API listens [default: that of TIDEGATE_DATA, or /var/lib/tidegate].
+    #[arg(long, global = true)]
+    pub data_dir: Option<PathBuf>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -62,11 +62,11 @@ pub struct Demo {
     #[arg(long)]
     pub bucket: Option<String>,
     /// Where to listen.
-    #[arg(long, default_value = "127.0.0.1:3260")]
+    #[arg(long, default_value = "127.0.0.1:3260", value_parser = portal)]
     pub iscsi: SocketAddr,
-    /// The disk's size, when it is first made.
-    #[arg(long, default_value = "10GiB", value_parser = size)]
-    pub size: ByteSize,
+    /// The disk's size, when it is first made [default: 10GiB].
+    #[arg(long, value_parser = size)]
+    pub size: Option<ByteSize>,
     /// Give up what a lost cache disk had not uploaded: its epoch, as the refusal names it.
     #[arg(long, value_name = "EPOCH")]
     pub accept_loss: Option<u64>,
@@ -237,6 +237,10 @@ pub enum Bucket {
         /// Its name.
         name: String,
     },
+}
+
+fn portal(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "an address and a port are wanted, as 127.0.0.1:3260 or [::1]:3260".into())
 }
 
 fn size(text: &str) -> Result<ByteSize, String> {

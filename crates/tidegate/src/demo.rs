@@ -22,6 +22,8 @@ use crate::show::reachable;
 
 const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
+/// Of a disk whose size is not said.
+const SIZE: ByteSize = ByteSize::gib(10);
 /// The least that each part of the cache disk gets.
 const LEAST: ByteSize = ByteSize::mib(64);
 
@@ -49,6 +51,14 @@ pub async fn run(wanted: Demo) -> Result<()> {
             return Err(e);
         }
     };
+    if let Some(size) = wanted.size.filter(|size| size.0 != volume.size) {
+        say::err(&format!(
+            "the disk has {} since it was made: change that with `tidegate --data-dir {} volume resize {VOLUME} --size {}`\n",
+            ByteSize(volume.size),
+            data.display(),
+            size.to_string().replace(' ', "")
+        ));
+    }
     let portal = gateway.addresses().first().copied().unwrap_or(wanted.iscsi);
     say::out(&greeting(&data.display().to_string(), &bucket, &volume, portal));
     watch(gateway.clone(), terminal).await?;
@@ -107,20 +117,25 @@ fn held(dir: &Path) -> u64 {
 async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
     match gateway.buckets().first() {
         None => drop(gateway.add_bucket(BUCKET, url).await?),
-        Some(known)
-            if !is_same(&known.url, url) && !demo.bucket.as_ref().is_some_and(|u| is_same(&known.url, u)) =>
-        {
-            return Err(Error::invalid(format!(
-                "this demo's data is in {}; give the same --bucket or another --data",
+        Some(_) if gateway.has_bucket_at(BUCKET, url) => {}
+        Some(known) => {
+            // Its directory was moved, or the store has another address.
+            say::err(&format!(
+                "the bucket was at {}: looking whether it is the one at {url} now\n",
                 known.url
-            )));
+            ));
+            gateway.change_bucket(BUCKET, url).await.map_err(|e| {
+                e.within(format!(
+                    "this demo's data is in {}; give the same --bucket or another --data",
+                    known.url
+                ))
+            })?;
         }
-        Some(_) => {}
     }
     if gateway.volumes().is_empty() {
         let wanted = CreateVolume {
             name: VOLUME.into(),
-            size: demo.size.0,
+            size: demo.size.unwrap_or(SIZE).0,
             bucket: None,
             disk: None,
             block_size: None,
@@ -149,11 +164,6 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<Volum
             }
         }
     }
-}
-
-/// Whether a URL is the one that is known, apart from its parameters.
-fn is_same(known: &str, url: &str) -> bool {
-    url.split('?').next() == Some(known)
 }
 
 fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {
@@ -196,6 +206,8 @@ async fn watch(gateway: Arc<Gateway>, terminal: bool) -> Result<()> {
     bar.set_style(
         ProgressStyle::with_template("{spinner} {msg}").unwrap_or_else(|_| ProgressStyle::default_spinner()),
     );
+    // It may be no terminal that a line can be changed on.
+    let terminal = terminal && !bar.is_hidden();
     let show = async {
         let mut last = String::new();
         loop {

@@ -1,11 +1,12 @@
 //! Running the daemon, and carrying out commands through its API.
 
 use std::io::IsTerminal;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::{Client, SOCKET, Server};
-use base::{Error, ErrorKind, Result};
+use base::{ByteSize, Error, ErrorKind, Result};
 use gateway::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
 use indicatif::{ProgressBar, ProgressStyle};
 use local::{OsEntropy, SystemClock, TokioSpawn};
@@ -28,9 +29,14 @@ pub fn run(arguments: Arguments) -> Result<()> {
     let runtime = builder.build().map_err(|e| {
         Error::caused(ErrorKind::Internal, "no runtime; raise the limits on threads and files", e)
     })?;
-    let socket = arguments.data_dir.join(SOCKET);
+    let told = arguments.data_dir.is_some();
+    let data_dir = arguments.data_dir.or_else(|| std::env::var_os("TIDEGATE_DATA").map(PathBuf::from));
+    let socket = data_dir.unwrap_or_else(|| PathBuf::from("/var/lib/tidegate")).join(SOCKET);
     runtime.block_on(async {
         match arguments.command {
+            Command::Demo(_) | Command::Serve { .. } if told => {
+                Err(Error::invalid("--data-dir is for commands to a running gateway: give `demo` its --data, `serve` its --config"))
+            }
             Command::Demo(wanted) => demo::run(wanted).await,
             Command::Serve { config, new_disk } => {
                 serve(Config { new_disks: new_disk, ..Config::load(&config)? }).await
@@ -100,7 +106,7 @@ pub async fn stop(gateway: &Gateway) -> Result<()> {
     let stopping = gateway.stop(|left| {
         bar.set_message(format!(
             "stopping: {} still to upload (^C leaves them in the journal)",
-            base::ByteSize(left)
+            ByteSize(left)
         ));
         bar.tick();
     });
@@ -134,7 +140,7 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
         Volume::Access { name, rules } => {
             show::volume(&client.set_access(&name, &rules.access()?).await?, &client.status().await?.portals)
         }
-        Volume::Drain { name } => client.drain(&name).await.map(drop),
+        Volume::Drain { name } => drain(client, &name).await,
         Volume::Release { name } => client.release(&name).await,
         Volume::Forks => show::forks(&client.forks().await?),
         Volume::OpenFork { fork, new_name, rules } => {
@@ -159,6 +165,32 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
     }
 }
 
+/// Waits until a volume is in its bucket, and shows meanwhile how much is not, and why it is not getting less.
+async fn drain(client: &Client, name: &str) -> Result<()> {
+    let bar = ProgressBar::new_spinner();
+    let show = async {
+        let mut told = None;
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let volume = client.volume(name).await?;
+            let why = volume.trouble.map_or_else(String::new, |why| format!("; uploads wait: {why}"));
+            bar.set_message(format!("{} still to upload{why}", ByteSize(volume.dirty)));
+            bar.tick();
+            if bar.is_hidden() && !why.is_empty() && told.as_ref() != Some(&why) {
+                say::err(&format!("{name}: {} still to upload{why}\n", ByteSize(volume.dirty)));
+                told = Some(why);
+            }
+        }
+    };
+    let done = tokio::select! {
+        biased;
+        drained = client.drain(name) => drained.map(drop),
+        failed = show => failed,
+    };
+    bar.finish_and_clear();
+    done
+}
+
 async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
     match verb {
         Bucket::Add { name, url } => show::probe(&client.add_bucket(&name, &absolute(&url)?).await?),
@@ -171,6 +203,14 @@ async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
 
 /// A path, plain or behind `dir://` or `file://`, means the same to the daemon as it does here.
 pub fn absolute(url: &str) -> Result<String> {
+    let almost = |scheme: &&str| {
+        url.strip_prefix(*scheme).is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("://"))
+    };
+    if let Some(scheme) = ["s3", "oss", "az", "gs", "dir", "file"].iter().find(|scheme| almost(scheme)) {
+        return Err(Error::invalid(format!(
+            "{url:?} is no URL: write {scheme}://…, or ./{url} if you mean a directory of that name"
+        )));
+    }
     let Some(path) = gateway::directory_of(url).filter(|path| !path.is_empty()) else {
         return Ok(url.to_owned());
     };

@@ -3,8 +3,9 @@
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
-use base::{ByteSize, Error, ErrorKind, Result};
+use base::{ByteSize, Clock, Error, ErrorKind, Result, UnixMillis};
 use gateway::{BucketView, ForkView, GatewayView, ProbeView, VolumeView};
+use local::SystemClock;
 
 fn print(text: &str) -> Result<()> {
     // A reader that went away (`| head`) is no fault.
@@ -109,7 +110,9 @@ pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
         vec!["in local segments".into(), ByteSize(v.local_segments).to_string()],
         vec!["stored".into(), format!("{}, of which {} in use", ByteSize(v.stored), ByteSize(v.live))],
         vec!["target".into(), v.target.clone()],
-        vec!["CHAP".into(), if v.chap { "required" } else { "off" }.into()],
+        vec!["CHAP".into(), chap(v)],
+        vec!["initiators".into(), those(&v.initiators)],
+        vec!["networks".into(), those(&v.networks)],
     ];
     let mut text = table(rows);
     text.push_str(&remarks(v));
@@ -118,6 +121,29 @@ pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
         text.push_str(&format!("iscsi://{portal}/{}/{}\n", v.target, v.lun));
     }
     print(&text)
+}
+
+fn chap(v: &VolumeView) -> String {
+    match (v.chap, v.mutual_chap) {
+        (false, _) => "off".into(),
+        (true, false) => format!("required, of {}", v.chap_users.join(", ")),
+        (true, true) => format!("required, of {}; the target proves itself too", v.chap_users.join(", ")),
+    }
+}
+
+fn those(allowed: &[String]) -> String {
+    if allowed.is_empty() { "any".into() } else { allowed.join(", ") }
+}
+
+/// How long ago something was, in the largest unit.
+fn ago(time: UnixMillis, now: UnixMillis) -> String {
+    let seconds = now.saturating_sub(time) / 1000;
+    match seconds {
+        0..120 => format!("{seconds} s ago"),
+        120..7200 => format!("{} min ago", seconds / 60),
+        7200..172_800 => format!("{} h ago", seconds / 3600),
+        _ => format!("{} days ago", seconds / 86400),
+    }
 }
 
 /// All buckets.
@@ -196,7 +222,8 @@ pub fn status(g: &GatewayView) -> Result<()> {
     text.push_str(&table(rows));
     for e in g.events.iter().rev().take(10).rev() {
         let times = if e.times > 1 { format!(" ({} times)", e.times) } else { String::new() };
-        text.push_str(&format!("{}: {}{times}\n", e.severity, e.text));
+        let when = ago(e.time, SystemClock.now());
+        text.push_str(&format!("{when}: {}: {}{times}\n", e.severity, e.text));
     }
     print(&text)
 }

@@ -38,8 +38,8 @@ const VALID: f64 = 0.10;
 /// Measure an iSCSI disk against tuned tgtd on the same disk, interleaved.
 ///
 /// Figures are medians of the rounds. A machine whose neighbours are noisy disturbs some of them: so each load is run on all
-/// targets in turns until there are as many rounds as asked for in which tgtd, the peer, was steady; only these count, for all
-/// targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
+/// targets in turns until there are as many rounds as asked for in which tgtd, the peer, was steady, and then no more; only these
+/// count, for all targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
 /// 100,000 transfers, with what it does for them afterwards (destaging included).
 /// Between two loads all targets come to rest.
 #[derive(clap::Args)]
@@ -48,7 +48,7 @@ pub struct Arguments {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How many rounds of a load there are at most.
-    #[arg(long, default_value_t = 15)]
+    #[arg(long, default_value_t = 30)]
     at_most: usize,
     /// How long each time.
     #[arg(long, default_value_t = 3)]
@@ -78,6 +78,11 @@ impl Row {
     /// How far the peer's rounds lie apart.
     fn spread(&self, load: &Load) -> f64 {
         spread(self.peer(load).iops())
+    }
+
+    /// Whether there are as many rounds as wanted in which the peer was steady.
+    fn is_done(&self, load: &Load, rounds: usize) -> bool {
+        self.columns[0].rounds.len() >= rounds && self.steadiest(load, rounds).spread(load) < VALID
     }
 
     /// The rounds in which the peer was steadiest.
@@ -195,12 +200,14 @@ pub fn main(arguments: &Arguments) -> Result {
     let loads: Vec<_> =
         LOADS.iter().filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part))).collect();
     let mut all: Vec<Row> = loads.iter().map(|_| Row::default()).collect();
-    let mut table: Vec<Row> = Vec::new();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
-    // Round by round through all loads, so that each finds the disk as the same one left it.
+    // Round by round through all loads, so that a bad time of the machine is not one load's alone.
     for round in 0..arguments.at_most.max(1) {
         for (load, row) in loads.iter().zip(&mut all) {
+            if row.is_done(load, arguments.rounds) {
+                continue;
+            }
             bar.set_message(format!("round {}: {}", round + 1, load.name()));
             for turn in 0..3 {
                 // Who goes first changes, so that nobody always has the disk as another left it.
@@ -209,13 +216,10 @@ pub fn main(arguments: &Arguments) -> Result {
                 row.columns[which].rounds.push(measured);
             }
         }
-        table = loads.iter().zip(&all).map(|(load, row)| row.steadiest(load, arguments.rounds)).collect();
-        let steady = loads.iter().zip(&table).all(|(load, row)| row.spread(load) < VALID);
-        if round + 1 >= arguments.rounds && steady {
-            break;
-        }
     }
     bar.finish_and_clear();
+    let table: Vec<Row> =
+        loads.iter().zip(&all).map(|(load, row)| row.steadiest(load, arguments.rounds)).collect();
     targets.ours.stop()?;
     drop(targets);
     show(&loads, &table);

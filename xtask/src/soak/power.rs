@@ -21,6 +21,8 @@ const DISK: u64 = 2 << 30;
 const LOG: u64 = 8 << 30;
 /// Points a guest recovers from in one boot.
 const BATCH: usize = 6;
+/// Guests at a time.
+const GUESTS: usize = 2;
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Record a run in the guest, cut the power at its flushes and recover.
@@ -68,14 +70,28 @@ fn sparse(path: &Path, bytes: u64) -> Result<File> {
     Ok(file)
 }
 
-fn in_guest(share: &Path, disks: &[PathBuf], script: &str) -> Result {
-    let output = share.join("output");
-    let text = format!("{}\n{script}", include_str!("power/gateway.sh"));
-    let ended =
-        Guest::boot(&Plan { share, disks, limit: LIMIT, output: Some(&output), command: &text })?.wait()?;
-    match ended.status {
-        0 => Ok(()),
-        status => Err(format!("the guest ended with status {status}: {}", last_words(&output)).into()),
+/// A guest that runs a script with the gateway's words before it.
+struct Run {
+    guest: Guest,
+    output: PathBuf,
+}
+
+impl Run {
+    /// Boots it. What it says goes to `output` in its share.
+    fn start(share: &Path, output: &str, disks: &[PathBuf], script: &str) -> Result<Run> {
+        let output = share.join(output);
+        let text = format!("{}\n{script}", include_str!("power/gateway.sh"));
+        let plan = Plan { share, disks, limit: LIMIT, output: Some(&output), command: &text };
+        Ok(Run { guest: Guest::boot(&plan)?, output })
+    }
+
+    fn wait(self) -> Result {
+        match self.guest.wait()?.status {
+            0 => Ok(()),
+            status => {
+                Err(format!("the guest ended with status {status}: {}", last_words(&self.output)).into())
+            }
+        }
     }
 }
 
@@ -89,7 +105,7 @@ fn record(root: &Path, rounds: u32) -> Result<Log> {
     sparse(&log, LOG)?;
     println!("recording {rounds} rounds");
     let script = format!("ROUNDS={rounds}\n{}", include_str!("power/record.sh"));
-    in_guest(&share, &[disk, log.clone()], &script)?;
+    Run::start(&share, "output", &[disk, log.clone()], &script)?.wait()?;
     Log::open(&log)
 }
 
@@ -107,27 +123,37 @@ fn replay(root: &Path, log: &Log, points: usize) -> Result {
     let disk = root.join("replayed");
     let file = sparse(&disk, DISK)?;
     let (mut applied, mut done) = (0, 0);
-    for batch in chosen.chunks(BATCH) {
-        let mut disks = Vec::new();
-        for (n, cut) in batch.iter().enumerate() {
-            for entry in &entries[applied..cut.entries] {
-                log.apply(entry, &file)?;
+    for group in chosen.chunks(GUESTS * BATCH) {
+        let mut running = Vec::new();
+        for (n, batch) in group.chunks(BATCH).enumerate() {
+            let mut disks = Vec::new();
+            for cut in batch {
+                for entry in &entries[applied..cut.entries] {
+                    log.apply(entry, &file)?;
+                }
+                applied = cut.entries;
+                let copy = root.join(format!("cut-{n}-{}", disks.len()));
+                run(Command::new("cp").arg("--sparse=always").arg(&disk).arg(&copy))?;
+                disks.push(copy);
             }
-            applied = cut.entries;
-            let copy = root.join(format!("cut-{n}"));
-            run(Command::new("cp").arg("--sparse=always").arg(&disk).arg(&copy))?;
-            disks.push(copy);
+            running.push((batch, recover(root, n, batch, &disks)?));
         }
-        let rounds: Vec<String> = batch.iter().map(|cut| cut.round.to_string()).collect();
-        let script = format!("CUTS=({})\n{}", rounds.join(" "), include_str!("power/recover.sh"));
-        in_guest(&root.join("share"), &disks, &script)
-            .map_err(|e| format!("cuts {batch:?} of {} entries: {e}", entries.len()))?;
-        done += batch.len();
+        for (batch, guest) in running {
+            guest.wait().map_err(|e| format!("cuts {batch:?} of {} entries: {e}", entries.len()))?;
+            done += batch.len();
+        }
         println!("{done} of {}", chosen.len());
     }
     show_that_it_can_fail(root, log, &entries, &all)?;
     println!("{done} power cuts: every acknowledged write was there, in order");
     Ok(())
+}
+
+/// A guest, the `n`th of those at a time, that recovers from cuts, whose disks are given in their order.
+fn recover(root: &Path, n: usize, cuts: &[Cut], disks: &[PathBuf]) -> Result<Run> {
+    let rounds: Vec<String> = cuts.iter().map(|cut| cut.round.to_string()).collect();
+    let script = format!("GUEST={n}\nCUTS=({})\n{}", rounds.join(" "), include_str!("power/recover.sh"));
+    Run::start(&root.join("share"), &format!("output-{n}"), disks, &script)
 }
 
 /// A check that cannot fail proves nothing: a disk cut after the first round must not pass for one that has acknowledged
@@ -141,8 +167,8 @@ fn show_that_it_can_fail(root: &Path, log: &Log, entries: &[Entry], all: &[Cut])
     for entry in &entries[..early.entries] {
         log.apply(entry, &file)?;
     }
-    let script = format!("CUTS=({})\n{}", last.round, include_str!("power/recover.sh"));
-    match in_guest(&root.join("share"), &[disk], &script) {
+    let late = Cut { round: last.round, ..*early };
+    match recover(root, 0, &[late], &[disk])?.wait() {
         Ok(()) => Err("a disk of the first round passed for one of the last: this test cannot fail".into()),
         Err(e) if e.to_string().contains("FAIL: cut 0, after round") => Ok(()),
         Err(e) => Err(format!("the disk of the first round could not be looked at: {e}").into()),
@@ -162,15 +188,14 @@ fn cuts(entries: &[Entry]) -> Vec<Cut> {
     found
 }
 
-/// Fills a range of a file.
-fn write_zeros(file: &File, mut at: u64, mut bytes: u64) -> Result {
-    let zeros = vec![0; 1 << 20];
-    while bytes > 0 {
-        let n = bytes.min(zeros.len() as u64);
-        file.write_all_at(&zeros[..n as usize], at)?;
-        (at, bytes) = (at + n, bytes - n);
+/// Fills a range of a disk. What is long becomes a hole, which costs nothing to copy.
+fn write_zeros(file: &File, at: u64, bytes: u64) -> Result {
+    if bytes <= 1 << 20 {
+        return Ok(file.write_all_at(&vec![0; bytes as usize], at)?);
     }
-    Ok(())
+    let mut hole = Command::new("fallocate");
+    hole.args(["--punch-hole", "--offset", &at.to_string(), "--length", &bytes.to_string(), "/dev/stdin"]);
+    run(hole.stdin(file.try_clone()?))
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use super::*;
 use crate::catalog::BucketRow;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_path_that_is_relative_to_the_daemon_is_refused() {
+async fn places_that_would_not_last_are_refused() {
     let scratch = Scratch::new("relative");
     let one = gateway(&scratch.0, "one", "1 h").await;
     for url in ["dir://bucket", "file://./bucket", "bucket", "./bucket"] {
@@ -12,6 +12,9 @@ async fn a_path_that_is_relative_to_the_daemon_is_refused() {
         assert_eq!(refused.kind(), ErrorKind::Invalid);
         assert!(refused.to_string().contains("write the whole path"), "{refused}");
     }
+    let refused = one.add_bucket("main", "mem:").await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("loses all disks"), "{refused}");
     assert!(one.buckets().is_empty() && !Path::new("bucket").exists());
     one.stop(|_| ()).await.unwrap();
 }
@@ -56,7 +59,7 @@ async fn a_bucket_is_removed_when_no_volume_is_in_it() {
 }
 
 /// Copies a directory.
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     let copied = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().unwrap();
     assert!(copied.success());
 }

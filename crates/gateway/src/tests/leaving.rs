@@ -82,6 +82,42 @@ async fn a_stop_does_not_wait_for_a_release() {
     again.stop(|_| ()).await.unwrap();
 }
 
+/// What is said when a volume is taken back holds: nobody may reach it whom the rules keep out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_taken_back_has_the_rules_it_is_given() {
+    let scratch = Scratch::new("rules");
+    let old = gateway(&scratch.0, "old", "200 ms").await;
+    old.add_bucket("main", &scratch.url()).await.unwrap();
+    old.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    old.resize_volume("vol1", 128 << 20, false).await.unwrap();
+    old.drain_volume("vol1").await.unwrap();
+    let new = gateway(&scratch.0, "new", "200 ms").await;
+    new.add_bucket("main", &scratch.url()).await.unwrap();
+    new.adopt_volume(adopt("vol1", Some(1))).await.unwrap();
+    assert_eq!(new.catalog.volumes().unwrap()[0].size, ByteSize::mib(128), "not what it was created with");
+    new.release_volume("vol1").await.unwrap();
+    until(|| old.show_volume("vol1").unwrap().state == "fenced").await;
+    let why = old.show_volume("vol1").unwrap().reason.unwrap();
+    assert!(why.contains("volume forks") && why.contains("volume release"), "{why}");
+    let found = old.volumes.lock()["vol1"].image();
+    found.unwrap().ended().await;
+    super::buckets::copy(&scratch.0.join("bucket"), &scratch.0.join("copy"));
+    let copy = scratch.0.join("copy").display().to_string();
+    old.add_bucket("other", &copy).await.unwrap();
+    let from = |bucket: &str| AdoptVolume { bucket: Some(bucket.into()), ..adopt("vol1", None) };
+    let refused = old.adopt_volume(from("other")).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Invalid);
+    assert!(refused.to_string().contains("in bucket \"main\""), "{refused}");
+    let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
+    let only = "iqn.2026-01.org.example:one".to_owned();
+    let access = Access { chap: vec![user], initiators: vec![only.clone()], ..Access::default() };
+    let view = old.adopt_volume(AdoptVolume { access: access.clone(), ..from("main") }).await.unwrap();
+    assert_eq!((view.chap, view.chap_users, view.initiators), (true, vec!["alice".into()], vec![only]));
+    assert_eq!(old.catalog.volumes().unwrap()[0].access, access);
+    old.stop(|_| ()).await.unwrap();
+    new.stop(|_| ()).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn forks_are_deleted_only_when_told_so() {
     let scratch = Scratch::new("forks");

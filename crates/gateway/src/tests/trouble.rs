@@ -112,6 +112,23 @@ async fn a_volume_whose_disk_is_not_configured_says_so() {
     again.stop(|_| ()).await.unwrap();
 }
 
+/// An upload that fails is a matter of the bucket, not of one volume alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_a_volume_from_its_bucket_is_told_of_the_bucket() {
+    let scratch = Scratch::new("told");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    assert_eq!(one.buckets()[0].trouble, None);
+    let (bucket, aside) = (scratch.0.join("bucket"), scratch.0.join("aside"));
+    std::fs::rename(&bucket, &aside).unwrap();
+    write(&one, "vol1", 8, 7).await;
+    until(|| one.buckets()[0].trouble.as_ref().is_some_and(|why| why.contains("volume vol1: "))).await;
+    std::fs::rename(&aside, &bucket).unwrap();
+    until(|| one.buckets()[0].trouble.is_none()).await;
+    one.stop(|_| ()).await.unwrap();
+}
+
 /// An opening that has to wait holds nothing up, and goes on without the command that asked for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adoption_that_waits_goes_on_without_its_asker() {

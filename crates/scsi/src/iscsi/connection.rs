@@ -24,7 +24,8 @@ const LOGIN_SEGMENT: usize = 8192;
 /// After a logout or a refused login the initiator closes the connection; if it does not within this time, we do.
 const PARTING: Duration = Duration::from_secs(1);
 
-/// An initiator that takes less of what waits for it, in bytes in [`Limits::ping_time`](super::Limits), is taken for dead.
+/// An initiator that takes less of what waits for it, in bytes in [`Limits::ping_time`](super::Limits), is taken for dead. What it
+/// takes shows only when the kernel has room again for more, of a send buffer that may have some MiB.
 const SLOWEST: usize = 64 << 10;
 
 /// Ticks of a session in [`Limits::data_time`](super::Limits).
@@ -158,6 +159,10 @@ impl Connection {
     pub fn sent(&mut self, n: usize) {
         self.taken += n;
         self.output.consume(n);
+        // What is read next may need what this gave back.
+        if let Phase::Full(session) = &mut self.phase {
+            session.settle(&self.output);
+        }
     }
 
     /// Runs what can be run at once, and returns what the shell has to do. Called until it returns `None`, after every

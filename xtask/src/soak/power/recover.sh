@@ -5,13 +5,13 @@ LETTERS=(a b c d e f g h)
 for n in "${!CUTS[@]}"; do
   D=/dev/ubd${LETTERS[$n]}
   mount "$D" /disk
-  serve "/share/recover-$n.log"
+  serve "/share/recover-$GUEST-$n.log"
   for _ in $(seq 300); do
     if iscsi-inq "$URL" >/dev/null 2>&1; then break; fi
     sleep 0.1
   done
   /share/writer prefix "$URL" /tmp/writer $SEED "/share/state-${CUTS[$n]}" || {
-    tail -n 20 "/share/recover-$n.log"
+    tail -n 20 "/share/recover-$GUEST-$n.log"
     fail "cut $n, after round ${CUTS[$n]}"
   }
   kill -9 $GATEWAY

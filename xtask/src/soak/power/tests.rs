@@ -1,9 +1,9 @@
 //! A log as the kernel writes it, read and applied.
 
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::log::Log;
-use super::{cuts, sparse};
+use super::{cuts, sparse, write_zeros};
 
 fn entry(sector: u64, sectors: u64, flags: u64, text: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -49,6 +49,21 @@ fn a_log_is_replayed_up_to_each_flush() {
     assert_eq!((look(2), look(3)), (7, 8));
     entries[4..].iter().for_each(|e| log.apply(e, &disk).unwrap());
     assert_eq!((look(2), look(3)), (0, 8));
+}
+
+#[test]
+fn a_long_discard_leaves_zeros_and_takes_no_room() {
+    const MIB: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let disk = sparse(&dir.path().join("disk"), 8 * MIB).unwrap();
+    disk.write_all_at(&vec![7; 8 << 20], 0).unwrap();
+    let full = disk.metadata().unwrap().blocks();
+    write_zeros(&disk, 2 * MIB, 4 * MIB).unwrap();
+    let mut bytes = vec![0; 8 << 20];
+    disk.read_exact_at(&mut bytes, 0).unwrap();
+    let zeros = bytes.iter().filter(|byte| **byte == 0).count() as u64;
+    assert_eq!((bytes[0], zeros, bytes[8 * MIB as usize - 1]), (7, 4 * MIB, 7));
+    assert_eq!(full - disk.metadata().unwrap().blocks(), 4 * MIB / 512);
 }
 
 #[test]

@@ -9,6 +9,7 @@ use super::script::*;
 use crate::iscsi::pdu::{Header, NO_TAG, opcode};
 use crate::iscsi::{AllowList, Discovery, Limits, TargetConfig};
 
+mod chance;
 mod memory;
 
 const GOOD: u8 = 0;

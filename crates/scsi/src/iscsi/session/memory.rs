@@ -43,7 +43,7 @@ impl Session {
     }
 
     /// Gives back to the pools what is held no more.
-    pub(super) fn settle(&mut self, out: &Output) {
+    pub(in crate::iscsi) fn settle(&mut self, out: &Output) {
         let pending = out.pending();
         self.moves += u64::from(pending < self.pending);
         self.pending = pending;
@@ -98,7 +98,10 @@ impl Session {
         while let Some(&id) = self.reads.front() {
             let incoming = self.tasks.get(id).map(|task| task.incoming());
             let fits = incoming.map(|incoming| self.may_bring(incoming, out));
-            if fits == Some(false) && !self.has_no_backlog(out) {
+            // What is short enough for the session's own waits for short answers too.
+            let short =
+                incoming.is_some_and(|incoming| incoming <= self.limits.own_bytes) && out.pending() > 0;
+            if fits == Some(false) && (short || !self.has_no_backlog(out)) {
                 return None; // that will go
             }
             self.reads.pop_front();

@@ -12,7 +12,7 @@ use crate::medium::Operation;
 
 /// Little of its own, and little in common: 64 KiB, and 4 MiB for each direction, of which one session may have 512 KiB beside
 /// others.
-fn little() -> Limits {
+pub(super) fn little() -> Limits {
     // No pings between.
     let idle_time = Duration::from_secs(600);
     Limits { own_bytes: 64 << 10, common_bytes: 8 << 20, idle_time, ..Limits::default() }
@@ -63,9 +63,7 @@ fn without_memory_a_command_is_refused_and_can_be_repeated() {
 fn a_read_that_finds_no_memory_is_refused_and_can_be_repeated() {
     let world = World::with(little());
     let (mut a, mut b) = (world.login(&[]), world.login(&[]));
-    let read = raw(&mut a, 0xc0, 2, u32::from(ALL) * 512, cdb10(0x28, 0, ALL));
-    a.connection.handle_input(a.time, &read);
-    assert!(a.connection.poll_event().is_none());
+    take_all_in(&mut a);
     assert!(a.connection.output().pending() > 4 << 20 && world.registry.common_bytes() >= 4 << 20);
     b.read(2, 0, 1024);
     assert_eq!(b.one().scsi_status(), BUSY);
@@ -694,4 +692,53 @@ fn what_another_session_gives_back_is_found() {
     assert_eq!(a.one().scsi_status(), GOOD);
     b.pass(5);
     assert_eq!(answers(&mut b), vec![(opcode::R2T, 2, 0)]);
+}
+
+/// `a` takes all memory for reads: what it reads is not sent yet.
+fn take_all_in(a: &mut Initiator) {
+    let read = raw(a, 0xc0, 2, u32::from(ALL) * 512, cdb10(0x28, 0, ALL));
+    a.connection.handle_input(a.time, &read);
+    assert!(a.connection.poll_event().is_none());
+}
+
+/// What was refused of what has come.
+fn refusals(i: &mut Initiator) -> Vec<(u8, u32, u8)> {
+    answers(i).into_iter().filter(|(code, ..)| *code == opcode::SCSI_RESPONSE).collect()
+}
+
+#[test]
+fn short_reads_wait_for_their_own_session_only() {
+    // Each fits what is the session's own once the one before it is sent.
+    let world = World::with(little());
+    let (mut a, mut b) = (world.login(&[]), world.login(&[]));
+    take_all_in(&mut a);
+    let reads: Vec<u8> = (10..18).flat_map(|tag| raw(&mut b, 0xc0, tag, 32768, cdb10(0x28, 0, 64))).collect();
+    b.send_bytes(&reads);
+    assert_eq!(refusals(&mut b), []);
+}
+
+#[test]
+fn a_read_of_what_is_its_sessions_own_waits_for_an_echo() {
+    let world = World::with(little());
+    let (mut a, mut b) = (world.login(&[]), world.login(&[]));
+    take_all_in(&mut a);
+    let mut nop = Header::new(opcode::NOP_OUT | 0x40, 0x80);
+    nop.set_word(16, 9);
+    nop.set_word(20, NO_TAG);
+    nop.set_word(24, b.cmd_sn);
+    let mut both = nop.0.to_vec();
+    both.extend(raw(&mut b, 0xc0, 10, 65536, cdb10(0x28, 0, 128)));
+    b.send_bytes(&both);
+    assert_eq!(refusals(&mut b), []);
+}
+
+#[test]
+fn what_was_sent_makes_room_at_once() {
+    let world = World::with(little());
+    let mut a = world.login(&[]);
+    take_all_in(&mut a);
+    assert!(a.connection.input_space().is_none(), "there is too much to be sent");
+    let pending = a.connection.output().pending();
+    a.connection.sent(pending - (100 << 10));
+    assert!(a.connection.input_space().is_some(), "the shell reads before it runs anything");
 }
