@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use base::{Error, ErrorKind, Result};
+use base::{Error, ErrorKind, ImageId, Result};
 use bucket::Bucket;
 use image::Severity;
 
@@ -50,6 +50,12 @@ impl Gateway {
             bucket.trouble = bucket.trouble.take().or_else(|| trouble(&bucket.name));
         }
         buckets
+    }
+
+    /// What volumes a bucket holds, of whatever gateway: their images, and the names they were created under.
+    pub async fn images_in(&self, bucket: &str) -> Result<Vec<(ImageId, String)>> {
+        let all = chain::list_images(&*self.ground.bucket(bucket)?).await?;
+        Ok(all.into_iter().filter_map(|(image, record)| Some((image, record.ok()?.name))).collect())
     }
 
     /// Whether a bucket is known, and under this very URL.

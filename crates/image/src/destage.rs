@@ -598,8 +598,11 @@ impl Destager {
                 let size = out.size;
                 let mut progress = self.core.progress.lock();
                 progress.uploaded += size;
-                progress.trouble = None;
+                let over = progress.trouble.take();
                 drop(progress);
+                if over.is_some() {
+                    self.core.report(Severity::Info, "uploads go on".into());
+                }
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {

@@ -24,6 +24,8 @@ const VOLUME: &str = "disk";
 const BUCKET: &str = "bucket";
 /// Of a disk whose size is not said.
 const SIZE: ByteSize = ByteSize::gib(10);
+/// How many volumes of others in its bucket are named.
+const NAMED: usize = 4;
 /// The least that each part of the cache disk gets.
 const LEAST: ByteSize = ByteSize::mib(64);
 
@@ -116,7 +118,10 @@ fn held(dir: &Path) -> u64 {
 /// Makes bucket and volume at the first start, waits for the volume at later ones.
 async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
     match gateway.buckets().first() {
-        None => drop(gateway.add_bucket(BUCKET, url).await?),
+        None => {
+            gateway.add_bucket(BUCKET, url).await?;
+            tell_of_others(gateway, &demo.data).await?;
+        }
         Some(_) if gateway.has_bucket_at(BUCKET, url) => {}
         Some(known) => {
             // Its directory was moved, or the store has another address.
@@ -164,6 +169,24 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<Volum
             }
         }
     }
+}
+
+/// A bucket that is given again after the demo's directory was lost still holds its disk; one may be somebody else's, too.
+async fn tell_of_others(gateway: &Gateway, data: &Path) -> Result<()> {
+    let others = gateway.images_in(BUCKET).await?;
+    let Some((image, name)) = others.first() else { return Ok(()) };
+    let mut all: Vec<String> = others.iter().map(|(image, name)| format!("{name} ({image})")).collect();
+    if all.len() > NAMED {
+        all.truncate(NAMED);
+        all.push(format!("{} more", others.len() - NAMED));
+    }
+    say::err(&format!(
+        "the bucket holds volumes already: {}. The demo makes a disk of its own beside them; to serve one of them too, if no other \
+         gateway does: `tidegate --data-dir {} volume adopt {name}-again --image {image}`\n",
+        all.join(", "),
+        data.display()
+    ));
+    Ok(())
 }
 
 fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {

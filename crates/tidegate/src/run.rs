@@ -141,7 +141,7 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
             show::volume(&client.set_access(&name, &rules.access()?).await?, &client.status().await?.portals)
         }
         Volume::Drain { name } => drain(client, &name).await,
-        Volume::Release { name } => client.release(&name).await,
+        Volume::Release { name } => release(client, &name).await,
         Volume::Forks => show::forks(&client.forks().await?),
         Volume::OpenFork { fork, new_name, rules } => {
             let wanted = OpenFork { name: new_name, access: rules.access()? };
@@ -163,6 +163,17 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
             "this deletes volume {name:?} and all its data, also in the bucket; say --yes to do it"
         ))),
     }
+}
+
+/// Lets go of a volume, and says how it is found again.
+async fn release(client: &Client, name: &str) -> Result<()> {
+    let volume = client.volume(name).await?;
+    client.release(name).await?;
+    let (bucket, image) = (volume.bucket, volume.image);
+    say::out(&format!(
+        "volume {name} is in bucket {bucket} as image {image}: `tidegate volume adopt {name} --image {image}` takes it in again\n"
+    ));
+    Ok(())
 }
 
 /// Waits until a volume is in its bucket, and shows meanwhile how much is not, and why it is not getting less.
