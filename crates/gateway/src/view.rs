@@ -119,9 +119,7 @@ pub struct VolumeView {
     pub trouble: Option<String>,
     /// Since when.
     pub trouble_since: Option<u64>,
-    /// Whether CHAP is required.
-    pub chap: bool,
-    /// The names of those who may log in by it.
+    /// The names of those who may log in by CHAP; if there are any, it is required.
     pub chap_users: Vec<String>,
     /// Whether the target can prove itself, too.
     pub mutual_chap: bool,

@@ -439,7 +439,6 @@ fn view(row: VolumeRow, state: &str, reason: Option<String>, status: Option<Stat
         live: at(|s| s.sectors.1 * base::SECTOR),
         trouble: status.as_ref().and_then(|s| s.trouble.clone()).map(|(_, text)| text),
         trouble_since: status.as_ref().and_then(|s| s.trouble.as_ref()).map(|(since, _)| *since),
-        chap: !row.access.chap.is_empty(),
         chap_users: row.access.chap.iter().map(|user| user.user.clone()).collect(),
         mutual_chap: row.access.mutual.is_some(),
         initiators: row.access.initiators,

@@ -9,7 +9,7 @@ use base::Seq;
 use tokio::time::Instant;
 
 /// Clients that have written within this time are at work.
-const AT_WORK: Duration = Duration::from_millis(300);
+const AT_WORK: Duration = Duration::from_millis(100);
 /// Up to this fullness of the journal there is plenty of room.
 const PLENTY: f64 = 0.4;
 /// Data that waits longer than this is uploaded as fast as can be.
@@ -54,7 +54,7 @@ impl Courtesy {
 
     /// Whether clients come first now: the journal is so full, from 0 to 1, and the oldest data has waited so long.
     pub fn makes_way(&self, fullness: f64, waited: Duration, now: Instant) -> bool {
-        self.written.is_some_and(|at| now - at <= AT_WORK) && waited < OLDEST && fullness < PLENTY
+        self.written.is_some_and(|at| now - at < AT_WORK) && waited < OLDEST && fullness < PLENTY
     }
 
     /// Whether the next put may begin, if clients come first.
@@ -62,9 +62,10 @@ impl Courtesy {
         now >= self.rest_ends
     }
 
-    /// When that will be.
-    pub fn rest_ends(&self, now: Instant) -> Option<Instant> {
-        (now < self.rest_ends).then_some(self.rest_ends)
+    /// When the next put may begin at the latest, if nobody writes any more; `None` for now.
+    pub fn ends(&self, now: Instant) -> Option<Instant> {
+        let over = self.written.map_or(now, |at| at + AT_WORK);
+        Some(self.rest_ends.min(over)).filter(|at| now < *at)
     }
 }
 

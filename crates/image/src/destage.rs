@@ -276,6 +276,8 @@ impl Destager {
             return Ok(now + Duration::from_secs(3600));
         }
         self.courtesy.observe(self.core.front.lock().committed, now);
+        // What is sealed already need not wait until more is.
+        self.start_puts();
         self.seal_what_is_due().await?;
         self.spool_under_pressure().await?;
         self.start_puts();
@@ -299,7 +301,7 @@ impl Destager {
         } else {
             Some(now + Duration::from_millis(200))
         };
-        let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.rest_ends(now)).flatten();
+        let rest = (!self.outgoing.is_empty()).then(|| self.courtesy.ends(now)).flatten();
         let map = Some(self.map_after).filter(|at| *at > now);
         retry
             .chain(age)
@@ -360,10 +362,12 @@ impl Destager {
         // No more is sealed than can be put soon: sealing takes time of the processors that clients may need.
         let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
-            let in_memory = self.outgoing.iter().filter(|o| o.in_memory()).count();
-            let memory = match in_memory {
+            let in_memory = || self.outgoing.iter().filter(|o| o.in_memory());
+            // What the store has, and waits to count, holds up nothing.
+            let to_put = in_memory().filter(|o| o.put != Put::Done).count();
+            let memory = match in_memory().count() {
                 0 => Some(None),
-                _ if in_memory >= room => None,
+                _ if to_put >= room => None,
                 _ => self.core.env.memory.try_seal(self.core.env.options.segment.0).map(Some),
             };
             let Some(memory) = memory else {

@@ -240,7 +240,8 @@ pub enum Bucket {
 }
 
 fn portal(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "an address and a port are wanted, as 127.0.0.1:3260 or [::1]:3260".into())
+    text.parse()
+        .map_err(|e| format!("{e}: an address and a port are wanted, as 127.0.0.1:3260 or [::1]:3260"))
 }
 
 fn size(text: &str) -> Result<ByteSize, String> {

@@ -170,9 +170,12 @@ async fn release(client: &Client, name: &str) -> Result<()> {
     let volume = client.volume(name).await?;
     client.release(name).await?;
     let (bucket, image) = (volume.bucket, volume.image);
-    say::out(&format!(
-        "volume {name} is in bucket {bucket} as image {image}: `tidegate volume adopt {name} --image {image}` takes it in again\n"
-    ));
+    let now = if volume.state == "fenced" {
+        "which another gateway has taken over".to_owned()
+    } else {
+        format!("`tidegate volume adopt {name} --image {image}` takes it in again")
+    };
+    say::out(&format!("volume {name} is in bucket {bucket} as image {image}: {now}\n"));
     Ok(())
 }
 
@@ -183,7 +186,8 @@ async fn drain(client: &Client, name: &str) -> Result<()> {
         let mut told = None;
         loop {
             tokio::time::sleep(Duration::from_secs(1)).await;
-            let volume = client.volume(name).await?;
+            // One look that fails is not the end of the draining.
+            let Ok(volume) = client.volume(name).await else { continue };
             let why = volume.trouble.map_or_else(String::new, |why| format!("; uploads wait: {why}"));
             bar.set_message(format!("{} still to upload{why}", ByteSize(volume.dirty)));
             bar.tick();
@@ -196,7 +200,7 @@ async fn drain(client: &Client, name: &str) -> Result<()> {
     let done = tokio::select! {
         biased;
         drained = client.drain(name) => drained.map(drop),
-        failed = show => failed,
+        never = show => never,
     };
     bar.finish_and_clear();
     done

@@ -124,7 +124,7 @@ pub fn volume(v: &VolumeView, portals: &[String]) -> Result<()> {
 }
 
 fn chap(v: &VolumeView) -> String {
-    match (v.chap, v.mutual_chap) {
+    match (!v.chap_users.is_empty(), v.mutual_chap) {
         (false, _) => "off".into(),
         (true, false) => format!("required, of {}", v.chap_users.join(", ")),
         (true, true) => format!("required, of {}; the target proves itself too", v.chap_users.join(", ")),

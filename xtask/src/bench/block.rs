@@ -117,6 +117,11 @@ impl Column {
         )
     }
 
+    /// What the last round brought, in IOPS.
+    fn last(&self) -> f64 {
+        self.rounds.last().map_or(0.0, |r| r.0.iops)
+    }
+
     fn iops(&self) -> Vec<f64> {
         self.rounds.iter().map(|r| r.0.iops).collect()
     }
@@ -214,6 +219,11 @@ pub fn main(arguments: &Arguments) -> Result {
                 let which = (turn + round) % 3;
                 let measured = targets.measure(&generator, which, **load, arguments.seconds)?;
                 row.columns[which].rounds.push(measured);
+            }
+            if bar.is_hidden() {
+                let [ours, unsynced, synced] = row.columns.each_ref().map(Column::last);
+                let name = load.name();
+                eprintln!("round {}: {name}: {ours:.0} / {unsynced:.0} / {synced:.0} IOPS", round + 1);
             }
         }
     }

@@ -1,11 +1,13 @@
 //! `bench drain`: how fast dirty data reaches SeaweedFS, against bare puts of the same size and number.
 
 use std::io::Read;
+use std::process::Command;
 use std::time::Instant;
 
 use super::store::Store;
 use super::{Generator, Load, median};
 use crate::Result;
+use crate::process::run;
 use crate::product::Demo;
 
 /// The size of a segment, and how many go up at a time, as `tidegate demo` has them.
@@ -41,9 +43,13 @@ pub fn main(arguments: &Arguments) -> Result {
     std::fs::File::open("/dev/urandom")?.read_exact(&mut noise)?;
     let (mut drained, mut whole, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..arguments.rounds {
+        // Neither pays for what the other left to be written back.
+        let settle = || run(Command::new("sync").arg("--file-system").arg(&dir));
+        settle()?;
         let start = Instant::now();
         store.put_all(round, bytes / SEGMENT, PARALLEL, &noise)?;
         let puts = bytes as f64 / start.elapsed().as_secs_f64();
+        settle()?;
         let start = Instant::now();
         let load = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
         generator.disk(demo.url(), load, 0, bytes)?;

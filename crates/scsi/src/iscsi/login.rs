@@ -40,7 +40,10 @@ impl Failure {
     /// What the log says.
     pub(super) fn reason(self) -> &'static str {
         match self {
-            Failure::InitiatorError => "the login text was malformed or broke the protocol",
+            Failure::InitiatorError => {
+                "the login text was malformed or broke the protocol, or gave a name of the initiator that is none: iqn., eui. or \
+                 naa. names are"
+            }
             Failure::Authentication => "the initiator did not authenticate: compare CHAP names and secrets",
             Failure::Forbidden => "the initiator's name or address is not on the allow-list",
             Failure::NotFound => "there is no target of the name asked for",
