@@ -1,5 +1,6 @@
 //! Measurements against the peers, side by side in one run: absolute figures of a shared machine mean little.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -121,13 +122,12 @@ fn spread(figures: impl IntoIterator<Item = f64>) -> f64 {
     (greatest - least) / median(all)
 }
 
-/// Which `n` of some figures lie closest together; all if there are fewer.
-fn steadiest(figures: &[f64], n: usize) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..figures.len()).collect();
-    order.sort_by(|a, b| figures[*a].total_cmp(&figures[*b]));
-    let of = |window: &[usize]| spread(window.iter().map(|i| figures[*i]));
-    let best = order.windows(n).min_by(|a, b| of(a).total_cmp(&of(b))).map(<[usize]>::to_vec);
-    best.unwrap_or(order)
+/// Where in some figures the `n` neighbours lie that are closest together; all, if there are fewer.
+fn steadiest(figures: &[f64], n: usize) -> Range<usize> {
+    let of = |at: &usize| spread(figures[*at..*at + n].iter().copied());
+    let starts = 0..(figures.len() + 1).saturating_sub(n);
+    let best = starts.min_by(|a, b| of(a).total_cmp(&of(b)));
+    best.map_or(0..figures.len(), |at| at..at + n)
 }
 
 #[cfg(test)]

@@ -34,21 +34,24 @@ const SPAN: u64 = 512 << 20;
 const ENOUGH: usize = 3;
 /// Above this the machine was too busy to compare anything on it.
 const VALID: f64 = 0.10;
+/// The part of the processors' time that the host of a virtual machine may keep for others in a round that counts.
+const STOLEN: f64 = 0.05;
 
 /// Measure an iSCSI disk against tuned tgtd on the same disk, interleaved.
 ///
-/// Figures are medians of the rounds. A machine whose neighbours are noisy disturbs some of them: so each load is run on all
-/// targets in turns until there are as many rounds as asked for in which tgtd, the peer, was steady, and then no more; only these
-/// count, for all targets. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
+/// Figures are medians of the rounds, in each of which all targets have their turn. A machine whose neighbours are noisy disturbs
+/// some of them: so each load is repeated until there are as many rounds one after the other as asked for in which tgtd, the peer,
+/// was steady; only these count, for all targets. Rounds in which the host kept the processors of this virtual machine for others
+/// count only if there are not enough without. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
 /// 100,000 transfers, with what it does for them afterwards (destaging included).
 /// Between two loads all targets come to rest.
 #[derive(clap::Args)]
 pub struct Arguments {
-    /// How many steady rounds there should be of each load.
+    /// How many steady rounds, one after the other, there should be of each load.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// How many rounds of a load there are at most.
-    #[arg(long, default_value_t = 30)]
+    #[arg(long, default_value_t = 40)]
     at_most: usize,
     /// How long each time.
     #[arg(long, default_value_t = 3)]
@@ -80,50 +83,83 @@ impl Row {
         spread(self.peer(load).iops())
     }
 
+    fn rounds(&self) -> usize {
+        self.columns[0].rounds.len()
+    }
+
+    /// Those rounds alone.
+    fn only(&self, rounds: &[usize]) -> Row {
+        let columns = self
+            .columns
+            .each_ref()
+            .map(|column| Column { rounds: rounds.iter().map(|round| column.rounds[*round]).collect() });
+        Row { columns, left_out: self.left_out + self.rounds() - rounds.len() }
+    }
+
+    /// The rounds in which no target lacked processors that the host kept.
+    fn undisturbed(&self) -> Row {
+        let is_undisturbed = |round: &usize| self.columns.iter().all(|c| c.rounds[*round].stolen <= STOLEN);
+        self.only(&(0..self.rounds()).filter(is_undisturbed).collect::<Vec<_>>())
+    }
+
     /// Whether there are as many rounds as wanted in which the peer was steady.
     fn is_done(&self, load: &Load, rounds: usize) -> bool {
-        self.columns[0].rounds.len() >= rounds && self.steadiest(load, rounds).spread(load) < VALID
+        let undisturbed = self.undisturbed();
+        undisturbed.rounds() >= rounds && undisturbed.steadiest(load, rounds).spread(load) < VALID
+    }
+
+    /// The rounds that count, of all.
+    fn counted(self, load: &Load, rounds: usize) -> Row {
+        let undisturbed = self.undisturbed();
+        if undisturbed.rounds() >= rounds { undisturbed } else { self }.steadiest(load, rounds)
     }
 
     /// The rounds in which the peer was steadiest.
     fn steadiest(&self, load: &Load, rounds: usize) -> Row {
         let chosen = steadiest(&self.peer(load).iops(), rounds);
-        let left_out = self.columns[0].rounds.len() - chosen.len();
-        let columns = [0, 1, 2].map(|which| Column {
-            rounds: chosen.iter().map(|round| self.columns[which].rounds[*round]).collect(),
-        });
-        Row { columns, left_out }
+        self.only(&chosen.collect::<Vec<_>>())
     }
+}
+
+/// What one turn of a target brought.
+#[derive(Clone, Copy)]
+struct Turn {
+    measured: Measured,
+    /// The target's processor seconds per 100,000 transfers.
+    cpu: f64,
+    /// The part of the processors' time that the host kept for others.
+    stolen: f64,
 }
 
 /// One load's results on one target, a round each.
 #[derive(Default)]
 struct Column {
-    rounds: Vec<(Measured, f64)>,
+    rounds: Vec<Turn>,
 }
 
 impl Column {
-    fn median(&self, figure: impl Fn(&(Measured, f64)) -> f64) -> f64 {
+    fn median(&self, figure: impl Fn(&Turn) -> f64) -> f64 {
         median(self.rounds.iter().map(figure))
     }
 
     fn shown(&self) -> String {
         format!(
             "{:>9.0} {:>8.0} {:>8.0} {:>7.1}",
-            self.median(|r| r.0.iops),
-            self.median(|r| r.0.mb_per_s),
-            self.median(|r| r.0.p99_us),
-            self.median(|r| r.1)
+            self.median(|r| r.measured.iops),
+            self.median(|r| r.measured.mb_per_s),
+            self.median(|r| r.measured.p99_us),
+            self.median(|r| r.cpu)
         )
     }
 
-    /// What the last round brought, in IOPS.
-    fn last(&self) -> f64 {
-        self.rounds.last().map_or(0.0, |r| r.0.iops)
+    /// What the last round brought, in IOPS, and what the host kept meanwhile.
+    fn last(&self) -> String {
+        let show = |r: &Turn| format!("{:.0} ({:.0} %)", r.measured.iops, r.stolen * 1e2);
+        self.rounds.last().map_or_else(String::new, show)
     }
 
     fn iops(&self) -> Vec<f64> {
-        self.rounds.iter().map(|r| r.0.iops).collect()
+        self.rounds.iter().map(|r| r.measured.iops).collect()
     }
 }
 
@@ -158,22 +194,39 @@ impl Targets {
     }
 
     /// Runs a load on one of them, and waits until all it has set off is over.
-    fn measure(
-        &mut self,
-        generator: &Generator,
-        which: usize,
-        load: Load,
-        seconds: u32,
-    ) -> Result<(Measured, f64)> {
+    fn measure(&mut self, generator: &Generator, which: usize, load: Load, seconds: u32) -> Result<Turn> {
         let url = [self.ours.url(), &self.unsynced.url, &self.synced.url][which].to_owned();
-        let before = self.server(which)?.cpu_seconds()?;
+        let (before, processors) = (self.server(which)?.cpu_seconds()?, Processors::now()?);
         let measured = generator.disk(&url, load, seconds, SPAN)?;
+        let stolen = Processors::now()?.stolen_since(&processors);
         if which == 0 && load.is_write() {
             self.ours.drained()?;
         }
         let cpu = at_rest(self.server(which)?)? - before;
         run(Command::new("sync").arg("--file-system").arg(&self.dir))?;
-        Ok((measured, cpu / measured.ios.max(1) as f64 * 1e5))
+        Ok(Turn { measured, cpu: cpu / measured.ios.max(1) as f64 * 1e5, stolen })
+    }
+}
+
+/// What the processors of this machine have done, in ticks.
+struct Processors {
+    all: u64,
+    stolen: u64,
+}
+
+impl Processors {
+    fn now() -> Result<Processors> {
+        let text = std::fs::read_to_string("/proc/stat")?;
+        let line = text.lines().next().unwrap_or_default();
+        // user, nice, system, idle, iowait, irq, softirq, steal; what guests get comes after and is in user.
+        let ticks: Vec<u64> =
+            line.split_whitespace().skip(1).take(8).filter_map(|n| n.parse().ok()).collect();
+        Ok(Processors { all: ticks.iter().sum(), stolen: ticks.get(7).copied().unwrap_or(0) })
+    }
+
+    /// The part of the time since then that the host kept for others.
+    fn stolen_since(&self, earlier: &Processors) -> f64 {
+        (self.stolen - earlier.stolen) as f64 / (self.all - earlier.all).max(1) as f64
     }
 }
 
@@ -202,41 +255,46 @@ pub fn main(arguments: &Arguments) -> Result {
     for which in 0..3 {
         targets.measure(&generator, which, fill, 0)?;
     }
-    let loads: Vec<_> =
-        LOADS.iter().filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part))).collect();
-    let mut all: Vec<Row> = loads.iter().map(|_| Row::default()).collect();
+    let loads: Vec<Load> = LOADS
+        .iter()
+        .copied()
+        .filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part)))
+        .collect();
+    let mut table = Vec::new();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
-    // Round by round through all loads, so that a bad time of the machine is not one load's alone.
-    for round in 0..arguments.at_most.max(1) {
-        for (load, row) in loads.iter().zip(&mut all) {
+    for load in &loads {
+        let mut row = Row::default();
+        for round in 0..arguments.at_most.max(1) {
             if row.is_done(load, arguments.rounds) {
-                continue;
+                break;
             }
-            bar.set_message(format!("round {}: {}", round + 1, load.name()));
+            bar.set_message(format!("{}: round {}", load.name(), round + 1));
             for turn in 0..3 {
                 // Who goes first changes, so that nobody always has the disk as another left it.
                 let which = (turn + round) % 3;
-                let measured = targets.measure(&generator, which, **load, arguments.seconds)?;
+                let measured = targets.measure(&generator, which, *load, arguments.seconds)?;
                 row.columns[which].rounds.push(measured);
             }
             if bar.is_hidden() {
                 let [ours, unsynced, synced] = row.columns.each_ref().map(Column::last);
                 let name = load.name();
-                eprintln!("round {}: {name}: {ours:.0} / {unsynced:.0} / {synced:.0} IOPS", round + 1);
+                eprintln!(
+                    "{name}: round {}: {ours} / {unsynced} / {synced} IOPS (kept by the host)",
+                    round + 1
+                );
             }
         }
+        table.push(row.counted(load, arguments.rounds));
     }
     bar.finish_and_clear();
-    let table: Vec<Row> =
-        loads.iter().zip(&all).map(|(load, row)| row.steadiest(load, arguments.rounds)).collect();
     targets.ours.stop()?;
     drop(targets);
     show(&loads, &table);
     limits(&generator, &dir, arguments.seconds)
 }
 
-fn show(loads: &[&Load], table: &[Row]) {
+fn show(loads: &[Load], table: &[Row]) {
     println!(
         "{:<20} | {:^35} | {:^35} | {:^35} | {:>6} {:>6}",
         "", "tidegate", "tgtd", "tgtd, synced", "ratio", "CPU"
@@ -251,16 +309,18 @@ fn show(loads: &[&Load], table: &[Row]) {
             ours.shown(),
             unsynced.shown(),
             synced.shown(),
-            ours.median(|r| r.0.iops) / peer.median(|r| r.0.iops),
-            ours.median(|r| r.1) / peer.median(|r| r.1),
+            ours.median(|r| r.measured.iops) / peer.median(|r| r.measured.iops),
+            ours.median(|r| r.cpu) / peer.median(|r| r.cpu),
         );
     }
     println!(
         "CPU s: the target's processor seconds per 100,000 transfers; ratios: to tgtd, for writes to tgtd synced"
     );
     let left_out: usize = table.iter().map(|row| row.left_out).sum();
-    let counted: usize = table.iter().map(|row| row.columns[0].rounds.len()).sum();
-    println!("{left_out} rounds besides these {counted} are left out, because tgtd was not steady");
+    let counted: usize = table.iter().map(Row::rounds).sum();
+    println!(
+        "{left_out} rounds besides these {counted} are left out: tgtd was not steady, or the host kept processors"
+    );
     let worst = table
         .iter()
         .zip(loads)

@@ -20,11 +20,10 @@ fn loads_have_names() {
 }
 
 #[test]
-fn the_steadiest_rounds_are_those_that_lie_closest_together() {
-    let figures = [50.0, 101.0, 300.0, 99.0, 100.0, 200.0];
-    let mut chosen = steadiest(&figures, 3);
-    chosen.sort_unstable();
-    assert_eq!(chosen, [1, 3, 4]);
-    assert_eq!(steadiest(&figures, 6).len(), 6);
-    assert_eq!(steadiest(&figures[..2], 3).len(), 2);
+fn the_steadiest_rounds_are_the_neighbours_that_lie_closest_together() {
+    let figures = [50.0, 101.0, 300.0, 99.0, 100.0, 104.0, 200.0];
+    assert_eq!(steadiest(&figures, 3), 3..6);
+    assert_eq!(steadiest(&figures, 7), 0..7);
+    assert_eq!(steadiest(&figures[..2], 3), 0..2, "all there are");
+    assert_eq!(steadiest(&[], 3), 0..0);
 }
