@@ -233,7 +233,8 @@ async fn bad_weather(plan: FaultPlan) {
     assert_eq!(writer.busy, 0);
     assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
     assert!(faults.injected().values().sum::<u64>() >= 10, "{:?}", faults.injected());
-    assert!(writer.image.status().uploaded.0 > 10 << 20, "it gets on in bad weather too");
+    // How far depends on which calls are lost: each costs its whole patience.
+    assert!(writer.image.status().uploaded.0 > 4 << 20, "it gets on in bad weather too");
     faults.clear();
     drains(&writer, &running, &store).await;
 }

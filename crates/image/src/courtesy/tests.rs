@@ -25,5 +25,19 @@ fn rests_are_as_long_as_puts_took_and_bounded() {
     courtesy.ended(end);
     assert!(!courtesy.rested(end) && courtesy.rested(end + Duration::from_millis(100) * RESTS));
     courtesy.ended(start + Duration::from_secs(60));
-    assert_eq!(courtesy.rest_ends(end), Some(start + Duration::from_secs(60) + LONGEST_REST));
+    let long = start + Duration::from_secs(60) + LONGEST_REST;
+    assert!(!courtesy.rested(long - Duration::from_millis(1)) && courtesy.rested(long));
+}
+
+#[test]
+fn the_next_put_waits_no_longer_than_clients_write() {
+    let start = Instant::now();
+    let mut courtesy = Courtesy::new(start);
+    assert_eq!(courtesy.ends(start), None);
+    courtesy.began(start);
+    courtesy.observe(Seq(5), start);
+    courtesy.ended(start + AT_WORK / 2);
+    assert_eq!(courtesy.ends(start), Some(start + AT_WORK), "the rest would be longer");
+    assert!(!courtesy.makes_way(0.1, SOON, start + AT_WORK), "looked at then, it is over");
+    assert_eq!(courtesy.ends(start + AT_WORK), None);
 }
