@@ -38,9 +38,17 @@ const CACHE: Tests = &["--package", "tidegate-local", "--lib", "cache::"];
 const CHAIN: Tests = &["--package", "tidegate-chain", "--lib"];
 const DAMAGE: Tests = &["--package", "tidegate-image", "--test", "damage"];
 const FORKS: Tests = &["--package", "tidegate-image", "--test", "forks"];
+const CHANCE: Tests = &["--package", "tidegate-scsi", "--lib", "chance::"];
 const WORLDS: Tests = &["--package", "tidegate-sim", "--test", "worlds"];
 
 const ALL: &[Sabotage] = &[
+    Sabotage {
+        name: "the memory of a command that ended stays taken",
+        file: "crates/scsi/src/iscsi/session/mod.rs",
+        line: "self.reserved -= task.reserved;",
+        instead: "",
+        tests: &[CHANCE],
+    },
     Sabotage {
         name: "the journal is written but not synced",
         file: "crates/local/src/journal/commit.rs",
