@@ -9,7 +9,7 @@ use image::Severity;
 
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::gateway::{Gateway, check_name};
-use crate::view::{BucketView, ProbeView};
+use crate::view::{BucketView, ProbeView, VolumeView};
 
 impl Gateway {
     /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
@@ -41,9 +41,15 @@ impl Gateway {
     /// The buckets. What keeps a volume from its bucket is told of the bucket, too.
     pub fn buckets(&self) -> Vec<BucketView> {
         let volumes = self.volumes();
+        let why = |volume: &VolumeView| match volume.state.as_str() {
+            "open" | "releasing" => volume.trouble.clone(),
+            // If it does not wait for its cache disk, it waits for its bucket.
+            "opening" if self.ground.disks.get(&volume.disk).is_ok() => volume.reason.clone(),
+            _ => None,
+        };
         let trouble = |name: &str| {
             let mut inside = volumes.iter().filter(|volume| volume.bucket == name);
-            inside.find_map(|volume| Some(format!("volume {}: {}", volume.name, volume.trouble.as_ref()?)))
+            inside.find_map(|volume| Some(format!("volume {}: {}", volume.name, why(volume)?)))
         };
         let mut buckets = self.ground.bucket_views();
         for bucket in &mut buckets {

@@ -56,7 +56,9 @@ fn failed(what: &'static str) -> impl Fn(rusqlite::Error) -> Error {
             Some(ErrorCode::DiskFull) => (ErrorKind::NoSpace, ": make room on its file system"),
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => (
                 ErrorKind::Corrupt,
-                ": it is damaged; put a copy of it there, or move it away, and then add the buckets and adopt the volumes again",
+                ": it is damaged; move it away, with catalog.db-wal and catalog.db-shm, and then put a copy of it there, or add the \
+                 buckets and adopt the volumes again, with their rules (--chap, --initiator, --network), without which they are open \
+                 to everybody",
             ),
             _ => (ErrorKind::Internal, ""),
         };

@@ -65,7 +65,7 @@ pub struct AdoptVolume {
     pub image: String,
     /// The bucket.
     pub bucket: Option<String>,
-    /// The cache disk.
+    /// The cache disk; if not said, the one whose journal has its newest writes, or else the one with the fewest volumes.
     pub disk: Option<String>,
     /// The epoch of another gateway whose newest writes, not yet uploaded, are given up.
     pub accept_loss: Option<u64>,
@@ -277,9 +277,15 @@ impl Gateway {
         let bucket = self.ground.choose_bucket(wanted.bucket.as_deref())?;
         let store = self.ground.bucket(&bucket)?;
         let record = find_image(&bucket, &*store, &wanted.image).await?;
+        let known = self.volumes.lock().get(&wanted.name).cloned();
+        if let Some(known) = known.filter(|known| known.image_id() == record.image) {
+            // The same volume, refused at first, is tried again with the loss accepted.
+            return self.adopt_again(&known, &bucket, wanted.disk.as_deref(), wanted.access).await;
+        }
+        self.refuse_twice(&wanted.name, record.image)?;
         let row = VolumeRow {
             image: record.image,
-            disk: self.choose_disk(wanted.disk.as_deref())?,
+            disk: self.disk_to_adopt_on(&*store, record.image, wanted.disk.as_deref()).await?,
             size: record.size,
             block_size: record.block_size,
             target: self.target_name(&wanted.name),
@@ -287,13 +293,6 @@ impl Gateway {
             bucket,
             name: wanted.name,
         };
-        let known = self.volumes.lock().get(&row.name).cloned();
-        if let Some(known) = known.filter(|known| known.image_id() == row.image) {
-            // The same volume, refused at first, is tried again with the loss accepted.
-            let disk = wanted.disk.map(|_| row.disk);
-            return self.adopt_again(&known, &row.bucket, disk.as_deref(), row.access).await;
-        }
-        self.refuse_twice(&row.name, row.image)?;
         // Its epochs need not be later than those of a life here that ended: its bucket may be an older copy.
         let disk = self.ground.disks.get(&row.disk)?;
         self.catalog.unsettle(disk.journal.id(), row.image)?;
@@ -391,6 +390,25 @@ impl Gateway {
             let text = "no cache disk can be used: `tidegate status` says why";
             Error::new(ErrorKind::Unavailable, text)
         })
+    }
+
+    /// The cache disk for a volume that comes from a bucket. One that was not closed goes on without a loss only where the journal of
+    /// its last owner is, and the catalog that knew the disk may be lost.
+    async fn disk_to_adopt_on(
+        &self,
+        store: &dyn Bucket,
+        image: ImageId,
+        wanted: Option<&str>,
+    ) -> Result<String> {
+        let disks = self.ground.disks.working();
+        if wanted.is_none() && disks.len() > 1 {
+            let loaded = chain::load(store, image).await?;
+            let last = loaded.last_owner.filter(|_| !loaded.chain.clean).map(|owner| owner.journal);
+            if let Some((name, _)) = disks.into_iter().find(|(_, disk)| Some(disk.journal.id()) == last) {
+                return Ok(name);
+            }
+        }
+        self.choose_disk(wanted)
     }
 
     /// All volumes.

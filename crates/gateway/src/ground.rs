@@ -143,6 +143,13 @@ impl Ground {
         }
     }
 
+    /// The words that take a volume in from its bucket. By its image: it may have been created under another name.
+    pub fn adopt_words(&self, row: &VolumeRow) -> String {
+        let several = self.bucket_names().len() > 1;
+        let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
+        format!("volume adopt {} --image {}{bucket}", row.name, row.image)
+    }
+
     /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away.
     pub fn footing(&self, row: &VolumeRow) -> Result<Footing> {
         let disk = self.disks.get(&row.disk)?;

@@ -103,7 +103,8 @@ impl Gateway {
             return Err(Error::fenced(format!(
                 "volume {name:?} was last written with a journal that this gateway does not have. If another gateway has it now, \
                  delete it there, or take it off this one with `tidegate volume release {name}`; if this gateway lost its cache disk, \
-                 take it over first with `tidegate volume adopt {name} --accept-loss EPOCH`"
+                 take it over first with `tidegate {} --accept-loss EPOCH`",
+                self.ground.adopt_words(&row)
             )));
         }
         if let Some(clone) = image::clones_of(&*store, row.image).await?.first() {
@@ -175,12 +176,11 @@ impl Gateway {
         self.forget(&task, newest)?;
         let text = format!(
             "volume {name} was deleted here with {} that were not uploaded; whatever bucket {} still has of it stays there, below \
-             {}: if the bucket is found again, delete that with the store's own tools, or take it in with `tidegate volume adopt {name} \
-             --image {}`",
+             {}: if the bucket is found again, delete that with the store's own tools, or take it in with `tidegate {}`",
             ByteSize(lost),
             row.bucket,
             chain::name::prefix(row.image),
-            row.image
+            self.ground.adopt_words(&row)
         );
         self.ground.events.note(Severity::Warning, text);
         Ok(())

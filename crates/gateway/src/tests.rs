@@ -249,7 +249,7 @@ async fn the_life_of_a_volume() {
     write(&one, "vol1", (100 << 20) / 512, 9).await;
     let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
     let access = Access { chap: vec![user], ..Access::default() };
-    assert!(one.set_access("vol1", access).await.unwrap().chap);
+    assert_eq!(one.set_access("vol1", access).await.unwrap().chap_users, ["alice"]);
     let short = ChapUser { user: "alice".into(), secret: "short".into() };
     let refused = one.set_access("vol1", Access { chap: vec![short], ..Access::default() }).await;
     assert_eq!(refused.unwrap_err().kind(), ErrorKind::Invalid);

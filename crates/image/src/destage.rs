@@ -32,7 +32,7 @@ use crate::gather::gather;
 use crate::layers::Standing;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::park::park;
-use crate::status::Condition;
+use crate::status::{Condition, Work};
 use upkeep::Attempt;
 
 /// What a handle asks of the loop.
@@ -216,9 +216,14 @@ impl Destager {
                 self.check = None;
                 self.next_check = Instant::now() + self.core.env.options.check_every;
                 match result {
-                    Ok(()) => self.owned = self.owned.max(covers),
+                    Ok(()) => {
+                        self.owned = self.owned.max(covers);
+                        self.well(Work::Check);
+                    }
                     Err(e) if e.kind() == ErrorKind::Fenced => return Err(e),
-                    Err(e) => self.trouble(format!("cannot check the ownership of the volume: {e}")),
+                    Err(e) => {
+                        self.trouble(Work::Check, format!("cannot check the ownership of the volume: {e}"));
+                    }
                 }
             }
             Action::Mapped(standing) => {
@@ -600,13 +605,8 @@ impl Destager {
                 out.put = Put::Done;
                 self.courtesy.ended(Instant::now());
                 let size = out.size;
-                let mut progress = self.core.progress.lock();
-                progress.uploaded += size;
-                let over = progress.trouble.take();
-                drop(progress);
-                if over.is_some() {
-                    self.core.report(Severity::Info, "uploads go on".into());
-                }
+                self.core.progress.lock().uploaded += size;
+                self.well(Work::Put);
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
@@ -615,20 +615,25 @@ impl Destager {
             Err(e) => {
                 let wait = Duration::from_millis(500 << failures.min(4));
                 out.put = Put::Idle(Some(Instant::now() + wait), failures + 1);
-                self.trouble(format!("cannot upload: {e}"));
+                self.trouble(Work::Put, format!("cannot upload: {e}"));
                 Ok(())
             }
         }
     }
 
-    fn trouble(&self, text: String) {
-        let mut progress = self.core.progress.lock();
-        let first = progress.trouble.is_none();
-        let since = progress.trouble.as_ref().map_or_else(|| self.core.env.clock.now(), |(since, _)| *since);
-        progress.trouble = Some((since, text.clone()));
-        drop(progress);
+    fn trouble(&self, work: Work, why: String) {
+        let now = self.core.env.clock.now();
+        let first = self.core.progress.lock().troubles.begin(work, why.clone(), now);
         if first {
-            self.core.report(Severity::Warning, text);
+            self.core.report(Severity::Warning, why);
+        }
+    }
+
+    /// Something succeeded that may have failed before.
+    fn well(&self, work: Work) {
+        let over = self.core.progress.lock().troubles.end(work);
+        if over {
+            self.core.report(Severity::Info, "uploads go on".into());
         }
     }
 

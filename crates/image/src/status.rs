@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use base::{ByteSize, Epoch, ErrorKind, Number, UnixMillis};
 use tokio::time::Instant;
 
@@ -47,6 +49,54 @@ pub struct Status {
     pub trouble: Option<(UnixMillis, String)>,
 }
 
+/// What the destage loop needs the bucket for, and tries again while that fails; what keeps most from the bucket first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Work {
+    Put,
+    Check,
+    Map,
+    Checkpoint,
+}
+
+/// What fails at present, and why. Each ends when the same succeeds: that the bucket answers one call proves nothing of another.
+#[derive(Debug, Default)]
+pub(crate) struct Troubles {
+    reasons: BTreeMap<Work, String>,
+    /// Since when there has been one.
+    since: UnixMillis,
+}
+
+impl Troubles {
+    /// `true` if all was well until now.
+    pub fn begin(&mut self, work: Work, why: String, now: UnixMillis) -> bool {
+        let first = self.is_empty();
+        if first {
+            self.since = now;
+        }
+        self.reasons.insert(work, why);
+        first
+    }
+
+    /// `true` if all is well again.
+    pub fn end(&mut self, work: Work) -> bool {
+        let before = !self.is_empty();
+        self.reasons.remove(&work);
+        if work == Work::Put {
+            // Uploads go on; a checkpoint may be late, and nothing waits for it.
+            self.reasons.remove(&Work::Checkpoint);
+        }
+        before && self.is_empty()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.reasons.is_empty()
+    }
+
+    fn worst(&self) -> Option<(UnixMillis, String)> {
+        self.reasons.values().next().map(|why| (self.since, why.clone()))
+    }
+}
+
 /// What the destage loop has got done.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -57,7 +107,7 @@ pub(crate) struct Progress {
     pub uploaded: u64,
     pub durable: Number,
     pub checkpoint: Number,
-    pub trouble: Option<(UnixMillis, String)>,
+    pub troubles: Troubles,
     rate: f64,
     since: Option<Instant>,
     freed: u64,
@@ -72,7 +122,7 @@ impl Progress {
             uploaded: 0,
             durable: Number(0),
             checkpoint: Number(0),
-            trouble: None,
+            troubles: Troubles::default(),
             rate: 0.0,
             since: None,
             freed: 0,
@@ -114,9 +164,12 @@ impl Core {
             let sectors = layers.table.all();
             (layers.table.rows().len(), (sectors.stored, sectors.live))
         };
+        let condition = self.condition.read().clone();
+        // One that has stopped uploads nothing any more; one that is being closed does.
+        let at_work = matches!(condition, Condition::Open | Condition::Closed);
         let mut progress = self.progress.lock();
         Status {
-            condition: self.condition.read().clone(),
+            condition,
             epoch: self.epoch,
             size: ByteSize(self.size.load(std::sync::atomic::Ordering::Relaxed) * base::SECTOR),
             dirty: ByteSize(progress.dirty_bytes + unsealed),
@@ -128,7 +181,7 @@ impl Core {
             checkpoint: progress.checkpoint,
             segments,
             sectors,
-            trouble: progress.trouble.clone(),
+            trouble: progress.troubles.worst().filter(|_| at_work),
         }
     }
 }

@@ -7,12 +7,14 @@
 mod rig;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use base::{ByteSize, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
+use base::{ByteSize, Error, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying};
-use image::Image;
+use image::{Condition, Image};
 use local::{JournalOptions, SimDisk, SimLatency};
+use rig::hooked::{Call, Hook, Hooked};
 use rig::{Running, Setup, faulty, pattern, paused, read, start};
 use tokio::time::Instant;
 
@@ -36,6 +38,22 @@ fn setup(spool_limit: ByteSize) -> Setup {
     setup.options.checkpoint_segments = 64;
     setup.options.checkpoint_runs = 4000;
     setup
+}
+
+/// Refuses segments, while it is told to.
+#[derive(Debug, Default)]
+struct NoSegments(AtomicBool);
+
+#[async_trait::async_trait]
+impl Hook for NoSegments {
+    async fn before(&self, call: Call<'_>) -> base::Result<()> {
+        match call {
+            Call::Create(key, _) if self.0.load(Ordering::Relaxed) && key.as_str().contains("/seg/") => {
+                Err(Error::new(ErrorKind::Unavailable, "no segments now"))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Writes block after block, round and round, and remembers what was acknowledged where.
@@ -222,6 +240,69 @@ fn a_paced_write_goes_as_soon_as_there_is_room() {
         let (third, last) = (took[2], took[9]);
         assert!(4 * third > drained, "at that pace they would not be through yet: {drained:?}: {took:?}");
         assert!(last < drained + Duration::from_millis(50), "{drained:?}: {took:?}");
+    });
+}
+
+/// A volume that nobody writes to: what it says of an outage ends with the outage, and the next one is told again.
+#[test]
+fn the_trouble_of_an_idle_volume_ends_with_the_outage() {
+    paused(async {
+        let (_store, faults, _disk, running, image) = world(ByteSize::mib(16)).await;
+        for outage in 1..=2 {
+            faults.set_outage(Outage::Refusing);
+            tokio::time::sleep(Duration::from_secs(180)).await;
+            let why = image.status().trouble.map(|(_, why)| why).unwrap_or_default();
+            assert!(why.contains("cannot check the ownership"), "{why:?}");
+            faults.clear();
+            tokio::time::sleep(Duration::from_secs(180)).await;
+            assert_eq!(image.status().trouble, None, "after outage {outage}");
+            let told = running.events.0.lock().clone();
+            for what in ["cannot check the ownership", "uploads go on"] {
+                let times = told.iter().filter(|text| text.contains(what)).count();
+                assert_eq!(times, outage, "{what}: {told:#?}");
+            }
+        }
+    });
+}
+
+/// An ownership that can be checked does not hide that nothing can be uploaded.
+#[test]
+fn a_good_check_is_no_good_upload() {
+    paused(async {
+        let store = Hooked::new(NoSegments::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(1), store.clone(), &setup(ByteSize::mib(16)), 1).await.unwrap();
+        let mut writer = Writer::new(running.open(IMAGE, None).await.unwrap());
+        store.hook.0.store(true, Ordering::Relaxed);
+        assert!(writer.write().await);
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        for _ in 0..600 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            assert!(writer.image.status().trouble.is_some_and(|(_, why)| why.contains("cannot upload")));
+        }
+        assert!(!running.events.any_names("uploads go on"));
+        store.hook.0.store(false, Ordering::Relaxed);
+        writer.image.drain().await.unwrap();
+        assert_eq!(writer.image.status().trouble, None);
+    });
+}
+
+/// Nothing waits for its bucket any more in a volume that another gateway has taken over.
+#[test]
+fn a_volume_that_was_lost_has_no_trouble() {
+    paused(async {
+        let (store, faults, _disk, _running, image) = world(ByteSize::mib(16)).await;
+        faults.set_outage(Outage::Refusing);
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        assert!(image.status().trouble.is_some());
+        let setup = Setup { name: "beta", ..Setup::small() };
+        let other = start(&SimDisk::new(9), store, &setup, 9).await.unwrap();
+        let _there = other.open(IMAGE, Some(image.epoch())).await.unwrap();
+        faults.clear();
+        tokio::time::sleep(Duration::from_secs(180)).await;
+        let status = image.status();
+        assert!(matches!(status.condition, Condition::Fenced(_)), "{status:?}");
+        assert_eq!(status.trouble, None);
     });
 }
 

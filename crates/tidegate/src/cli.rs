@@ -116,6 +116,8 @@ pub enum Volume {
         rules: Rules,
     },
     /// Take over a volume that is in a bucket, after another gateway let go of it or was lost.
+    ///
+    /// One that this gateway has already is taken back with the rules it has. If rules are given, they replace all of these.
     Adopt {
         /// Its name here.
         name: String,
@@ -125,7 +127,7 @@ pub enum Volume {
         /// The bucket.
         #[arg(long)]
         bucket: Option<String>,
-        /// The cache disk.
+        /// The cache disk [default: the one that has its newest writes, or else the one with the fewest volumes].
         #[arg(long)]
         disk: Option<String>,
         /// Give up what the lost gateway had not uploaded: its epoch, as the refusal names it.

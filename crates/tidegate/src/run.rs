@@ -173,7 +173,7 @@ async fn release(client: &Client, name: &str) -> Result<()> {
     let now = if volume.state == "fenced" {
         "which another gateway has taken over".to_owned()
     } else {
-        format!("`tidegate volume adopt {name} --image {image}` takes it in again")
+        format!("`tidegate volume adopt {name} --image {image} --bucket {bucket}` takes it in again")
     };
     say::out(&format!("volume {name} is in bucket {bucket} as image {image}: {now}\n"));
     Ok(())

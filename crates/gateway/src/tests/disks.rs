@@ -43,6 +43,7 @@ async fn a_cache_disk_that_cannot_be_used_does_not_keep_the_others_from_serving(
         assert!(why.contains("mounted?") && why.contains("tried again"), "{why}");
     }
     assert_eq!((trouble(&one, "ssd"), said(&one, "cache disk hdd cannot be used")), (None, 1));
+    assert_eq!(one.buckets()[0].trouble, None, "it is no matter of the bucket");
     // New volumes go to the other one, and nothing is deleted whose forks cannot be looked for.
     assert_eq!(one.create_volume(wanted("vol3", ByteSize::mib(64))).await.unwrap().disk, "ssd");
     let there = CreateVolume { disk: Some("hdd".into()), ..wanted("vol4", ByteSize::mib(64)) };
@@ -93,6 +94,39 @@ async fn a_cache_disk_that_was_given_more_than_there_is_is_said_at_the_start() {
         assert!(warning.contains("smaller in the configuration"), "{warning}");
     }
     assert_eq!(said(&one, "cache disk ssd: journal, cache and local_segments"), 1);
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// The catalog is damaged, and what it says is done: a volume that was not closed goes on where its newest writes are.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_catalog_a_volume_finds_its_disk() {
+    let scratch = Scratch::new("no-catalog");
+    let one = start(two_disks(&scratch)).await.unwrap();
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    // Of two disks without volumes, the other one would be chosen.
+    let there = CreateVolume { disk: Some("ssd".into()), ..wanted("vol1", ByteSize::mib(64)) };
+    one.create_volume(there).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    let task = one.volumes.lock()["vol1"].clone();
+    task.abandon_image().await;
+    drop(task);
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+
+    let data = scratch.0.join("one/data");
+    std::fs::write(data.join("catalog.db"), [b'x'; 8192]).unwrap();
+    let refused = start(two_disks(&scratch)).await.map(drop).unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+    for what in ["catalog.db-wal and catalog.db-shm", "--chap, --initiator, --network", "open to everybody"] {
+        assert!(refused.to_string().contains(what), "{refused}");
+    }
+    for name in ["catalog.db", "catalog.db-wal", "catalog.db-shm"] {
+        let _ = std::fs::rename(data.join(name), scratch.0.join(name));
+    }
+    let one = start(two_disks(&scratch)).await.unwrap();
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    assert_eq!(one.adopt_volume(adopt("vol1", None)).await.unwrap().disk, "ssd");
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
     one.stop(|_| ()).await.unwrap();
 }
 

@@ -108,12 +108,49 @@ async fn a_volume_taken_back_has_the_rules_it_is_given() {
     let refused = old.adopt_volume(from("other")).await.unwrap_err();
     assert_eq!(refused.kind(), ErrorKind::Invalid);
     assert!(refused.to_string().contains("in bucket \"main\""), "{refused}");
+    let kept = old.delete_volume("vol1", false).await.unwrap_err();
+    let words = format!(
+        "volume adopt vol1 --image {} --bucket main --accept-loss",
+        old.show_volume("vol1").unwrap().image
+    );
+    assert!(kept.to_string().contains(&words), "{kept}");
     let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
     let only = "iqn.2026-01.org.example:one".to_owned();
     let access = Access { chap: vec![user], initiators: vec![only.clone()], ..Access::default() };
     let view = old.adopt_volume(AdoptVolume { access: access.clone(), ..from("main") }).await.unwrap();
     assert_eq!((view.chap_users, view.initiators), (vec!["alice".into()], vec![only]));
     assert_eq!(old.catalog.volumes().unwrap()[0].access, access);
+    old.stop(|_| ()).await.unwrap();
+    new.stop(|_| ()).await.unwrap();
+}
+
+/// Taken back without rules a volume has those it had; with some, it has these alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rules_stay_until_others_are_given() {
+    let scratch = Scratch::new("same-rules");
+    let old = gateway(&scratch.0, "old", "200 ms").await;
+    old.add_bucket("main", &scratch.url()).await.unwrap();
+    let new = gateway(&scratch.0, "new", "200 ms").await;
+    new.add_bucket("main", &scratch.url()).await.unwrap();
+    let had = Access {
+        initiators: vec!["iqn.2026-01.org.example:one".into()],
+        networks: vec!["10.0.0.0/8".into()],
+        ..Access::default()
+    };
+    let create = CreateVolume { access: had.clone(), ..wanted("vol1", ByteSize::mib(64)) };
+    old.create_volume(create).await.unwrap();
+    let user = ChapUser { user: "alice".into(), secret: "a secret of length".into() };
+    let others = Access { chap: vec![user], ..Access::default() };
+    for (given, then) in [(Access::default(), had), (others.clone(), others)] {
+        let epoch = old.show_volume("vol1").unwrap().epoch;
+        new.adopt_volume(adopt("vol1", Some(epoch))).await.unwrap();
+        new.release_volume("vol1").await.unwrap();
+        until(|| old.show_volume("vol1").unwrap().state == "fenced").await;
+        image(&old, "vol1").ended().await;
+        old.adopt_volume(AdoptVolume { access: given, ..adopt("vol1", None) }).await.unwrap();
+        let row = old.volumes.lock()["vol1"].row();
+        assert_eq!((&row.access, &old.catalog.volumes().unwrap()[0].access), (&then, &then));
+    }
     old.stop(|_| ()).await.unwrap();
     new.stop(|_| ()).await.unwrap();
 }

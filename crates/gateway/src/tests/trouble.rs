@@ -129,6 +129,33 @@ async fn what_keeps_a_volume_from_its_bucket_is_told_of_the_bucket() {
     one.stop(|_| ()).await.unwrap();
 }
 
+/// A store that does not answer keeps a volume from opening, and the bucket says so as long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_keeps_a_volume_from_opening_is_told_of_the_bucket() {
+    let scratch = Scratch::new("unopened");
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    let store = Faulty::new(Arc::new(Memory::new()), 1);
+    let faults = store.faults();
+    one.admit_bucket("main", "mem:unopened", Arc::new(store)).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    let row = one.volumes.lock()["vol1"].row();
+    one.release_volume("vol1").await.unwrap();
+    faults.set_outage(Outage::Refusing);
+    let task = one.task(row);
+    let found = |_| std::future::ready(Ok(task));
+    let opening = one.change_then("adopt-volume", found, |gateway, task| gateway.bring_up(task, None));
+    let told = until(|| one.buckets()[0].trouble.as_ref().is_some_and(|why| why.contains("volume vol1: ")));
+    tokio::select! {
+        biased;
+        done = opening => panic!("opened without its bucket: {done:?}"),
+        () = told => {}
+    }
+    faults.clear();
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(one.buckets()[0].trouble, None);
+    one.stop(|_| ()).await.unwrap();
+}
+
 /// An opening that has to wait holds nothing up, and goes on without the command that asked for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_adoption_that_waits_goes_on_without_its_asker() {

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::{Destager, Durable};
 use crate::layers::Standing;
 use crate::outgoing::{Body, Outgoing, Put};
+use crate::status::Work;
 
 /// When a segment that could not be mapped is tried again.
 const MAP_AGAIN: Duration = Duration::from_secs(3);
@@ -60,12 +61,13 @@ impl Destager {
         match standing {
             Ok(standing) => {
                 self.mapping_since = None;
+                self.well(Work::Map);
                 self.count_oldest(&standing).await
             }
             Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
             Err(e) => {
                 self.map_after = Instant::now() + MAP_AGAIN;
-                self.trouble(format!("cannot read the part of the map that was copied: {e}"));
+                self.trouble(Work::Map, format!("cannot read the part of the map that was copied: {e}"));
                 Ok(())
             }
         }

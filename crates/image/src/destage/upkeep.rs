@@ -11,6 +11,7 @@ use crate::checkpoint::{Depth, Made, Place, Plan};
 use crate::compact::{Copies, Need, copy, report_damage};
 use crate::env::{Options, Severity};
 use crate::pages::Size;
+use crate::status::Work;
 
 /// The least time between two rounds of compaction of an image.
 const COMPACT_EVERY: Duration = Duration::from_millis(500);
@@ -128,6 +129,7 @@ impl Destager {
         let attempt = self.attempt;
         match made {
             Ok(made) => {
+                self.well(Work::Checkpoint);
                 made.install(&mut self.core.layers.write(), self.core.env.options.limits());
                 self.core.progress.lock().checkpoint = made.root.position.number;
                 match attempt.map(|attempt| attempt.price) {
@@ -157,7 +159,7 @@ impl Destager {
                         format!("part of the map cannot be read, and checkpoints go around it until the volume is opened again: {e}"),
                     );
                 }
-                self.trouble(format!("cannot write a checkpoint: {e}"));
+                self.trouble(Work::Checkpoint, format!("cannot write a checkpoint: {e}"));
                 Ok(())
             }
         }
@@ -167,7 +169,7 @@ impl Destager {
     pub(super) fn start_copying(&mut self) {
         let now = Instant::now();
         let busy = self.copying.is_some() || self.checkpoint.is_some() || self.closing.is_some();
-        let troubled = self.core.progress.lock().trouble.is_some() || self.pressed();
+        let troubled = !self.core.progress.lock().troubles.is_empty() || self.pressed();
         if busy || troubled || now < self.compact_after || self.outgoing.len() > self.core.env.options.puts {
             return;
         }
