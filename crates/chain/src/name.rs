@@ -131,6 +131,13 @@ pub fn parse_pages(key: &Key) -> Result<(Number, Epoch, u32)> {
     parsed.ok_or_else(|| foreign(key))
 }
 
+/// A name that sorts behind everything of the image, or of whatever else a key below `images/` belongs to, and before all other images.
+pub fn behind_image(key: &Key) -> Key {
+    let owner = key.as_str().split('/').nth(1).unwrap_or_default();
+    // '0' is next to '/', and no longer name of hex digits sorts before it. What is too long for that is passed over one by one.
+    Key::new(format!("images/{owner}0")).unwrap_or_else(|_| key.clone())
+}
+
 /// The image a key below `images/` belongs to.
 pub fn parse_image(key: &Key) -> Result<ImageId> {
     key.as_str().split('/').nth(1).ok_or_else(|| foreign(key))?.parse()

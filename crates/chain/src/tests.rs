@@ -446,6 +446,14 @@ async fn images_are_listed_without_walking_their_objects() {
     take(&bucket, 1).await.unwrap();
     let broken = bucket::Key::new(format!("images/{}/image", ImageId([9; 16]))).unwrap();
     bucket.create(&broken, &bytes(1, 40).into(), &Attributes::default()).await.unwrap();
+    // What others have there is passed over, names that sort in the middle of ours and before or behind all ASCII too.
+    let (id, long) = (ImageId([8; 16]), "a".repeat(255));
+    let names = ["!", "08", "0808/x", "cat.png", "holiday/1.jpg", "holiday/ü", "zoo", "ü/ü", &long];
+    let names = names.iter().map(|name| name.to_string()).chain([format!("{id}/ü"), format!("{id}0")]);
+    for name in names {
+        let foreign = bucket::Key::new(format!("images/{name}")).unwrap();
+        bucket.create(&foreign, &bytes(1, 40).into(), &Attributes::default()).await.unwrap();
+    }
     let found = list_images(&*bucket).await.unwrap();
     assert_eq!(found.len(), 3);
     assert_eq!(found[1].1.as_ref().unwrap(), &other);

@@ -43,18 +43,17 @@ pub async fn read_image(bucket: &dyn Bucket, image: ImageId) -> Result<ImageReco
     }
 }
 
-/// All images of a bucket, with what could not be read in place of their records.
+/// All images of a bucket, with what could not be read in place of their records. What others have there is passed over.
 pub async fn list_images(bucket: &dyn Bucket) -> Result<Vec<(ImageId, Result<ImageRecord>)>> {
     let mut images = Vec::new();
     let mut after: Option<Key> = None;
     loop {
         let page = bucket.list("images/", after.as_ref(), 1).await?;
         let Some(found) = page.first() else { return Ok(images) };
-        let image = name::parse_image(&found.key)?;
-        let record = read_image(bucket, image).await;
-        images.push((image, record));
-        // Jump over everything of this image: '~' sorts behind all that follows its prefix.
-        after = Some(Key::new(format!("{}~", name::prefix(image)))?);
+        if let Ok(image) = name::parse_image(&found.key) {
+            images.push((image, read_image(bucket, image).await));
+        }
+        after = Some(name::behind_image(&found.key));
     }
 }
 

@@ -118,20 +118,37 @@ impl Gateway {
             gateway.refuse_another_store(&row.name, &store).await?;
             gateway.catalog.set_url(&row)?;
             let text = format!("bucket {} is at {} now", row.name, store.url());
-            gateway.ground.take_bucket(row, store);
+            gateway.ground.take_bucket(row.clone(), store);
             gateway.ground.events.note(Severity::Info, text);
-            Ok(())
+            gateway.open_refused(&row.name)
         })
         .await?;
         Ok(probe)
     }
 
-    /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, the store must hold each of
-    /// its volumes, and not as they were at an earlier time, as in a copy.
+    /// Tries the volumes of a bucket again that refused to open, as they do where they are not found.
+    fn open_refused(&self, bucket: &str) -> Result<()> {
+        let refused = |row: &VolumeRow| self.volume(&row.name).is_ok_and(|task| task.is_refused());
+        let rows = self.catalog.volumes()?;
+        for row in rows.into_iter().filter(|row| row.bucket == bucket && refused(row)) {
+            self.open_by_itself(self.task(row));
+        }
+        Ok(())
+    }
+
+    /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, or is another one by now, the
+    /// store must hold each of its volumes, and not as they were at an earlier time, as in a copy.
     async fn refuse_another_store(&self, name: &str, store: &Arc<dyn Bucket>) -> Result<()> {
+        let users = self.users_of(name);
         if let Ok(known) = self.ground.bucket(name) {
             match bucket::is_same_store(&*known, &**store, &*self.ground.seams.entropy).await {
                 Ok(true) => return Ok(()),
+                // It was moved, and another one lies in its old place.
+                Ok(false) if has_none(&*known, &users).await => {
+                    tracing::info!(
+                        "bucket {name} is not where it was: there is another one without its volumes"
+                    );
+                }
                 Ok(false) => {
                     return Err(another(
                         name,
@@ -142,7 +159,7 @@ impl Gateway {
                 Err(e) => tracing::info!("bucket {name} does not answer where it was: {e}"),
             }
         }
-        for row in self.users_of(name) {
+        for row in users {
             let volume = &row.name;
             let loaded = match chain::load(&**store, row.image).await {
                 Ok(loaded) => loaded,
@@ -161,6 +178,17 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+/// Whether a bucket answers that it has none of these volumes, and there are some.
+async fn has_none(bucket: &dyn Bucket, volumes: &[VolumeRow]) -> bool {
+    for row in volumes {
+        match chain::read_image(bucket, row.image).await {
+            Err(e) if e.kind() == ErrorKind::NotFound => {}
+            _ => return false,
+        }
+    }
+    !volumes.is_empty()
 }
 
 fn another(name: &str, why: &str) -> Error {

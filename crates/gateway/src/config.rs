@@ -48,8 +48,11 @@ pub enum Program {
     /// The daemon, with the verbs of its command line.
     #[default]
     Serve,
-    /// A demonstration with one volume, which ends if that does not open.
-    Demo,
+    /// A demonstration, which ends if its own volume does not open.
+    Demo {
+        /// The name of that volume.
+        volume: &'static str,
+    },
 }
 
 /// One cache disk: a directory on it.
@@ -235,7 +238,7 @@ impl Config {
 
     /// Whether a cache disk begins anew if its journal is not there. A demonstration's lies beside the catalog and is not mounted.
     pub(crate) fn may_be_new(&self, disk: &DiskConfig) -> bool {
-        self.program == Program::Demo || self.new_disks.contains(&disk.name)
+        matches!(self.program, Program::Demo { .. }) || self.new_disks.contains(&disk.name)
     }
 
     /// Whether it makes sense.

@@ -97,6 +97,14 @@ const CHANGE_WITHIN: Duration = Duration::from_secs(2);
 impl Gateway {
     /// Brings everything up. Volumes whose bucket or cache disk is not there yet open later by themselves.
     pub async fn start(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
+        let gateway = Gateway::prepare(config, seams).await?;
+        gateway.open_volumes();
+        Ok(gateway)
+    }
+
+    /// Brings up everything but the volumes, which take nothing in their buckets until [`Gateway::open_volumes`]: where the buckets
+    /// are can be settled before.
+    pub async fn prepare(config: Config, seams: Seams) -> Result<Arc<Gateway>> {
         config.check()?;
         make_directory(&config.data)?;
         let lock = lock_directory(&config.data)?;
@@ -129,14 +137,24 @@ impl Gateway {
         gateway.sort_out_journals(&rows)?;
         gateway.keep_disks().await;
         for row in rows {
-            let task = gateway.task(row);
-            let work = async move {
-                // What is wrong stands in the volume's view and in the log.
-                let _ = task.open(None).await;
-            };
-            gateway.ground.seams.spawn.spawn("open-volume", Box::pin(work));
+            gateway.task(row);
         }
         Ok(gateway)
+    }
+
+    /// Opens the volumes of a gateway that was prepared. Once.
+    pub fn open_volumes(&self) {
+        let tasks: Vec<_> = self.volumes.lock().values().cloned().collect();
+        tasks.into_iter().for_each(|task| self.open_by_itself(task));
+    }
+
+    /// Opens a volume of the catalog that nobody waits for.
+    pub(crate) fn open_by_itself(&self, task: Arc<VolumeTask>) {
+        let work = async move {
+            // What is wrong stands in the volume's view and in the log.
+            let _ = task.open(None).await;
+        };
+        self.ground.seams.spawn.spawn("open-volume", Box::pin(work));
     }
 
     /// Where iSCSI listens.

@@ -17,7 +17,9 @@ mod leaving;
 mod leftover;
 mod trouble;
 
-use crate::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, IscsiConfig, OpenFork, Seams};
+use crate::{
+    Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, IscsiConfig, OpenFork, Program, Seams,
+};
 
 /// A directory that goes away with the test.
 struct Scratch(PathBuf);
@@ -402,6 +404,20 @@ async fn two_gateways_want_one_volume() {
         refused.to_string().contains("\"old\"") && refused.to_string().ends_with("accept-loss 1"),
         "{refused}"
     );
+    // The disk of a demo is accepted by its next start; what it adopted beside that, by a verb.
+    let demo = Config { program: Program::Demo { volume: "disk" }, ..config(&scratch.0, "demo", "1 h") };
+    let data = demo.data.display().to_string();
+    let demo = start(demo).await.unwrap();
+    demo.add_bucket("main", &scratch.url()).await.unwrap();
+    let image = old.show_volume("vol1").unwrap().image;
+    for (name, words) in [
+        ("disk", format!("tidegate demo --data {data} --accept-loss 1")),
+        ("again", format!("tidegate --data-dir {data} volume adopt again --image {image} --accept-loss 1")),
+    ] {
+        let refused = demo.adopt_volume(adopt(name, None)).await.unwrap_err();
+        assert!(refused.to_string().ends_with(&words), "{refused}");
+    }
+    demo.stop(|_| ()).await.unwrap();
     assert_eq!(new.adopt_volume(adopt("vol1", Some(7))).await.unwrap_err().kind(), ErrorKind::Denied);
     new.adopt_volume(adopt("vol1", Some(1))).await.unwrap();
     assert_eq!((byte(&new, "vol1", 0).await, byte(&new, "vol1", 64).await), (1, 0));

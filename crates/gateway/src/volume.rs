@@ -172,13 +172,15 @@ impl VolumeTask {
     fn advised(&self, e: Error) -> Error {
         let Some(Unclosed { epoch }) = Unclosed::find(&e) else { return e };
         let (row, config) = (self.row(), &self.ground.config);
+        let several = self.ground.bucket_names().len() > 1;
+        let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
+        let adopt = format!("volume adopt {} --image {}{bucket}", row.name, row.image);
+        let data = config.data.display();
         let words = match config.program {
-            Program::Serve => {
-                let several = self.ground.bucket_names().len() > 1;
-                let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
-                format!("volume adopt {} --image {}{bucket}", row.name, row.image)
-            }
-            Program::Demo => format!("demo --data {}", config.data.display()),
+            Program::Serve => adopt,
+            Program::Demo { volume } if row.name == volume => format!("demo --data {data}"),
+            // The demo goes on without this one, and takes it when it is told so.
+            Program::Demo { .. } => format!("--data-dir {data} {adopt}"),
         };
         let text = format!(
             "{}: close it there, or, if that gateway or its cache disk is lost, give them up for good: \

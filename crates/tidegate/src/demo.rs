@@ -37,16 +37,20 @@ pub async fn run(wanted: Demo) -> Result<()> {
     if !terminal {
         log_to_stderr();
     }
-    let config = config(&data, wanted.iscsi);
-    let seams = seams();
-    let gateway = Gateway::start(config, seams.clone()).await?;
-    let _api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
     let bucket = match &wanted.bucket {
         Some(url) => absolute(url)?,
         None => data.join("bucket").display().to_string(),
     };
-    let volume = match prepare(&gateway, &bucket, &wanted).await {
-        Ok(volume) => volume,
+    let seams = seams();
+    let gateway = Gateway::prepare(config(&data, wanted.iscsi), seams.clone()).await?;
+    let served = async {
+        open(&gateway, &bucket).await?;
+        // Verbs open volumes, too.
+        let api = Server::start(gateway.clone(), &data.join(SOCKET), &*seams.spawn)?;
+        Ok((api, disk_of(&gateway, &wanted).await?))
+    };
+    let (_api, volume) = match served.await {
+        Ok(served) => served,
         Err(e) => {
             // What was begun ends in good order before the reason is told.
             let _ = gateway.stop(|_| ()).await;
@@ -54,12 +58,7 @@ pub async fn run(wanted: Demo) -> Result<()> {
         }
     };
     if let Some(size) = wanted.size.filter(|size| size.0 != volume.size) {
-        say::err(&format!(
-            "the disk has {} since it was made: change that with `tidegate --data-dir {} volume resize {VOLUME} --size {}`\n",
-            ByteSize(volume.size),
-            data.display(),
-            size.to_string().replace(' ', "")
-        ));
+        say::err(&size_hint(ByteSize(volume.size), size, &data));
     }
     let portal = gateway.addresses().first().copied().unwrap_or(wanted.iscsi);
     say::out(&greeting(&data.display().to_string(), &bucket, &volume, portal));
@@ -78,7 +77,7 @@ fn config(data: &Path, iscsi: SocketAddr) -> Config {
         upload: UploadConfig::default(),
         memory: gateway::memory::for_dirty_data(),
         stop_within: Duration::from_secs(30),
-        program: Program::Demo,
+        program: Program::Demo { volume: VOLUME },
         new_disks: Vec::new(),
     }
 }
@@ -115,33 +114,51 @@ fn held(dir: &Path) -> u64 {
         .sum()
 }
 
-/// Makes bucket and volume at the first start, waits for the volume at later ones.
-async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<VolumeView> {
-    match gateway.buckets().first() {
-        None => {
-            gateway.add_bucket(BUCKET, url).await?;
-            tell_of_others(gateway, &demo.data).await?;
-        }
-        Some(_) if gateway.has_bucket_at(BUCKET, url) => {}
-        Some(known) => {
-            // Its directory was moved, or the store has another address.
-            say::err(&format!(
-                "the bucket was at {}: looking whether it is the one at {url} now\n",
-                known.url
-            ));
-            gateway.change_bucket(BUCKET, url).await.map_err(|e| {
-                e.within(format!(
-                    "this demo's data is in {}; give the same --bucket or another --data",
-                    known.url
-                ))
-            })?;
-        }
+/// Opens the volumes of a gateway that was prepared; not before it is settled where their bucket is: a copy of a demo would take the
+/// disk away from the one it was copied from.
+async fn open(gateway: &Arc<Gateway>, url: &str) -> Result<()> {
+    settle(gateway, url).await?;
+    gateway.open_volumes();
+    Ok(())
+}
+
+/// Makes the bucket at the first start. At later ones, finds out whether what is at this URL is the same.
+async fn settle(gateway: &Arc<Gateway>, url: &str) -> Result<()> {
+    let buckets = gateway.buckets();
+    let Some(known) = buckets.iter().find(|bucket| bucket.name == BUCKET).map(|bucket| bucket.url.as_str())
+    else {
+        gateway.add_bucket(BUCKET, url).await?;
+        tell_of_others(gateway).await;
+        return Ok(());
+    };
+    if gateway.has_bucket_at(BUCKET, url) {
+        return Ok(());
     }
+    // Its directory was moved, or the store has another address.
+    say::err(&format!("the bucket was at {known}: looking whether it is the one at {url} now\n"));
+    match gateway.change_bucket(BUCKET, url).await {
+        Err(e) if e.kind() == ErrorKind::Unavailable && url.split('?').next() == Some(known) => {
+            say::err(&format!(
+                "{e}; the demo goes on with the parameters that the bucket had: once it can be reached with these, start again\n"
+            ));
+            Ok(())
+        }
+        changed => changed.map(drop).map_err(|e| {
+            e.within(format!(
+                "this demo's data is in {known}; give the same --bucket, or, if this is a copy of a demo that goes on there, \
+                 another --data"
+            ))
+        }),
+    }
+}
+
+/// Makes the volume at the first start, waits for it at later ones.
+async fn disk_of(gateway: &Arc<Gateway>, demo: &Demo) -> Result<VolumeView> {
     if gateway.volumes().is_empty() {
         let wanted = CreateVolume {
             name: VOLUME.into(),
             size: demo.size.unwrap_or(SIZE).0,
-            bucket: None,
+            bucket: Some(BUCKET.into()),
             disk: None,
             block_size: None,
             access: Access::default(),
@@ -160,7 +177,8 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<Volum
             ("refused", _) if demo.accept_loss.is_some() => {
                 let (name, image) = (VOLUME.into(), volume.image);
                 let (accept_loss, access) = (demo.accept_loss, Access::default());
-                let wanted = AdoptVolume { name, image, bucket: None, disk: None, accept_loss, access };
+                let bucket = Some(volume.bucket);
+                let wanted = AdoptVolume { name, image, bucket, disk: None, accept_loss, access };
                 return gateway.adopt_volume(wanted).await;
             }
             (state, why) => {
@@ -172,9 +190,16 @@ async fn prepare(gateway: &Arc<Gateway>, url: &str, demo: &Demo) -> Result<Volum
 }
 
 /// A bucket that is given again after the demo's directory was lost still holds its disk; one may be somebody else's, too.
-async fn tell_of_others(gateway: &Gateway, data: &Path) -> Result<()> {
-    let others = gateway.images_in(BUCKET).await?;
-    let Some((image, name)) = others.first() else { return Ok(()) };
+async fn tell_of_others(gateway: &Gateway) {
+    let others = match gateway.images_in(BUCKET).await {
+        Ok(others) => others,
+        // The demo's own disk does not depend on it.
+        Err(e) => {
+            say::err(&format!("whether the bucket holds volumes already cannot be told: {e}\n"));
+            return;
+        }
+    };
+    let Some((image, name)) = others.first() else { return };
     let mut all: Vec<String> = others.iter().map(|(image, name)| format!("{name} ({image})")).collect();
     if all.len() > NAMED {
         all.truncate(NAMED);
@@ -184,9 +209,18 @@ async fn tell_of_others(gateway: &Gateway, data: &Path) -> Result<()> {
         "the bucket holds volumes already: {}. The demo makes a disk of its own beside them; to serve one of them too, if no other \
          gateway does: `tidegate --data-dir {} volume adopt {name}-again --image {image}`\n",
         all.join(", "),
-        data.display()
+        gateway.config().data.display()
     ));
-    Ok(())
+}
+
+/// What to do about a size that the disk, made at an earlier start, does not have. To the byte: people's units are rounded.
+fn size_hint(now: ByteSize, wanted: ByteSize, data: &Path) -> String {
+    let (yes, lost) = if wanted < now { (" --yes", ", which loses what lies behind that") } else { ("", "") };
+    format!(
+        "the disk has {now}: change that with `tidegate --data-dir {} volume resize {VOLUME} --size {}{yes}`{lost}\n",
+        data.display(),
+        wanted.0
+    )
 }
 
 fn greeting(data: &str, bucket: &str, volume: &VolumeView, listen: SocketAddr) -> String {
@@ -270,3 +304,6 @@ fn line(v: &VolumeView) -> String {
         ByteSize(v.live)
     )
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,8 @@ async fn a_bucket_gets_another_address_only_if_it_is_the_same_store() {
         assert_eq!(refused.kind(), ErrorKind::Denied);
         assert!(refused.to_string().contains("is not the store of bucket \"main\""), "{refused}");
     }
+    // No volume of it shows which one it was.
+    assert_eq!(one.change_bucket("empty", &url("copy")).await.unwrap_err().kind(), ErrorKind::Denied);
     assert_eq!(one.change_bucket("nobody", &url("copy")).await.unwrap_err().kind(), ErrorKind::NotFound);
     // The same one by another way.
     std::os::unix::fs::symlink(&bucket, scratch.0.join("link")).unwrap();
@@ -110,6 +112,38 @@ async fn a_bucket_gets_another_address_only_if_it_is_the_same_store() {
     for (sector, byte_there) in [(8, 7), (16, 8), (24, 9)] {
         assert_eq!(byte(&one, "vol1", sector).await, byte_there);
     }
+    one.stop(|_| ()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bucket_is_found_again_though_another_lies_in_its_old_place() {
+    let scratch = Scratch::new("old-place");
+    let url = |name: &str| format!("dir://{}", scratch.0.join(name).display());
+    let one = gateway(&scratch.0, "one", "200 ms").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    copy(&scratch.0.join("bucket"), &scratch.0.join("copy"));
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    // The copy is of an earlier time than this.
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    write(&one, "vol1", 8, 7).await;
+    image(&one, "vol1").halt().await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    std::fs::rename(scratch.0.join("bucket"), scratch.0.join("new")).unwrap();
+    let two = gateway(&scratch.0, "two", "1 h").await;
+    two.add_bucket("main", &scratch.url()).await.unwrap();
+    two.stop(|_| ()).await.unwrap();
+
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "refused").await;
+    let refused = one.change_bucket("main", &url("copy")).await.unwrap_err();
+    assert!(refused.to_string().contains("as it was at an earlier time"), "{refused}");
+    one.change_bucket("main", &url("new")).await.unwrap();
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
     one.stop(|_| ()).await.unwrap();
 }
 
