@@ -172,9 +172,7 @@ impl VolumeTask {
     fn advised(&self, e: Error) -> Error {
         let Some(Unclosed { epoch }) = Unclosed::find(&e) else { return e };
         let (row, config) = (self.row(), &self.ground.config);
-        let several = self.ground.bucket_names().len() > 1;
-        let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
-        let adopt = format!("volume adopt {} --image {}{bucket}", row.name, row.image);
+        let adopt = self.ground.adopt_words(&row);
         let data = config.data.display();
         let words = match config.program {
             Program::Serve => adopt,
