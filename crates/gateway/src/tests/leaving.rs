@@ -188,9 +188,10 @@ async fn forks_are_deleted_only_when_told_so() {
     new.stop(|_| ()).await.unwrap();
 }
 
-/// Polls a change once, so that it has begun, and drops it, as an API call is whose client hangs up.
+/// Polls a change once, so that it has begun, and drops it, as an API call is whose client hangs up. Where this thread is
+/// kept from its processor, the change may be through by then.
 async fn hang_up<T>(change: impl Future<Output = T>) {
-    assert!(tokio::time::timeout(Duration::ZERO, change).await.is_err(), "it did not wait for anything");
+    drop(tokio::time::timeout(Duration::ZERO, change).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
