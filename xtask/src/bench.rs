@@ -9,7 +9,7 @@ use clap::Subcommand;
 use serde::Deserialize;
 
 use crate::Result;
-use crate::process::output_within;
+use crate::process::{output_within, run};
 
 mod block;
 mod drain;
@@ -64,6 +64,33 @@ impl Load {
         format!("{size} {} QD{}", self.mode, self.depth)
     }
 }
+
+/// A directory of its own below `dir`, on a disk with room for what is measured there.
+fn scratch(dir: &Path, name: &str) -> Result<(tempfile::TempDir, PathBuf)> {
+    std::fs::create_dir_all(dir)?;
+    let shown =
+        output_within(Command::new("df").args(["--output=avail", "-B1"]).arg(dir), Duration::from_secs(60))?;
+    let free: u64 = shown.text.split_whitespace().next_back().and_then(|word| word.parse().ok()).unwrap_or(0);
+    if free < ROOM {
+        let [free, room] = [free, ROOM].map(|bytes| bytes >> 30);
+        return Err(format!(
+            "{} has {free} GiB free: make room for {room} GiB, or name another --dir",
+            dir.display()
+        )
+        .into());
+    }
+    let made = tempfile::Builder::new().prefix(&format!("bench-{name}.")).tempdir_in(dir)?;
+    let path = made.path().canonicalize()?;
+    Ok((made, path))
+}
+
+/// Waits until the disk has what was written to it, so that nobody pays for what another left behind.
+fn settle(dir: &Path) -> Result {
+    run(Command::new("sync").arg("--file-system").arg(dir))
+}
+
+/// Journal, cache and bucket of a demo, with what is not yet removed from that, and the peer's files.
+const ROOM: u64 = 20 << 30;
 
 /// The load generator.
 pub struct Generator {
@@ -122,12 +149,11 @@ fn spread(figures: impl IntoIterator<Item = f64>) -> f64 {
     (greatest - least) / median(all)
 }
 
-/// Where in some figures the `n` neighbours lie that are closest together; all, if there are fewer.
-fn steadiest(figures: &[f64], n: usize) -> Range<usize> {
-    let of = |at: &usize| spread(figures[*at..*at + n].iter().copied());
-    let starts = 0..(figures.len() + 1).saturating_sub(n);
-    let best = starts.min_by(|a, b| of(a).total_cmp(&of(b)));
-    best.map_or(0..figures.len(), |at| at..at + n)
+/// Where in some figures the `n` neighbours lie that are closest together, of those that count.
+fn steadiest(figures: &[f64], n: usize, counts: impl Fn(usize) -> bool) -> Option<Range<usize>> {
+    let of = |run: &Range<usize>| spread(figures[run.clone()].iter().copied());
+    let runs = (n..=figures.len()).map(|end| end - n..end);
+    runs.filter(|run| run.clone().all(&counts)).min_by(|a, b| of(a).total_cmp(&of(b)))
 }
 
 #[cfg(test)]

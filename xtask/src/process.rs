@@ -81,7 +81,8 @@ pub struct Finished {
 
 /// Runs a command for at most `limit`, collecting what it prints. At the limit it is killed with all that it started.
 pub fn output_within(command: &mut Command, limit: Duration) -> Result<Finished> {
-    let file = tempfile::NamedTempFile::new()?;
+    // In memory: on a full disk a command that fails could not even say so.
+    let file = tempfile::NamedTempFile::new_in("/dev/shm").or_else(|_| tempfile::NamedTempFile::new())?;
     // Both streams append, so that neither overwrites the other.
     let out = File::options().append(true).open(file.path())?;
     command.stdin(Stdio::null()).stdout(out.try_clone()?).stderr(out);

@@ -179,7 +179,13 @@ impl Demo {
 
     /// What `tidegate status --json` says.
     pub fn status(&self) -> Result<serde_json::Value> {
-        let text = call(&self.program, &self.data, &["status", "--json"])?;
+        let said = call(&self.program, &self.data, &["status", "--json"]);
+        let text = said.map_err(|e| match &self.running {
+            Some(server) => {
+                format!("{e}\nThe last lines of the gateway's log:\n{}", tail(&server.log)).into()
+            }
+            None => e,
+        })?;
         Ok(serde_json::from_str(&text)?)
     }
 

@@ -47,7 +47,7 @@ struct Famine {
 }
 
 /// Fullness from which on writes are paced.
-const PACED_FROM: f64 = 0.5;
+pub(crate) const PACED_FROM: f64 = 0.5;
 /// Fullness that is never passed: the rest is for what is on its way.
 const FULL: f64 = 0.95;
 /// The slowest pace, bytes per second: a reserve that is nearly gone lasts a little longer.
@@ -62,7 +62,7 @@ impl Core {
     ///
     /// The image's own space holds all that it has not uploaded, wherever that lies now: so whatever it has in the journal can
     /// move to local segments when others need the room, and an image whose bucket is dead comes to its own limit, never theirs.
-    fn fullness(&self) -> f64 {
+    pub fn fullness(&self) -> f64 {
         let journal = self.env.journal.room();
         let own_limit = self.env.options.spool_limit.0.max(journal.capacity / 8).max(1);
         let unsealed = self.backlog.lock().bytes;

@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
+use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
 use chain::StateChange;
 use local::{Committed, Owner, OwnerHandle, Record, RecordKind};
@@ -26,6 +26,21 @@ use crate::status::{Condition, Progress, Status};
 #[derive(Clone)]
 pub struct Image {
     pub(crate) core: Arc<Core>,
+}
+
+/// While it lives, nothing of the image is put into its bucket, and nothing counts ([`Image::hold`]).
+#[derive(Debug)]
+pub struct Hold {
+    requests: mpsc::UnboundedSender<Request>,
+    /// The last segment that counts, and so must be in whatever store there is afterwards.
+    pub durable: Number,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // An image that has ended needs no more.
+        let _ = self.requests.send(Request::Resume);
+    }
 }
 
 /// How a run of sectors is provisioned.
@@ -590,6 +605,13 @@ impl Image {
     pub async fn halt(&self) -> Result<()> {
         self.core.stop_serving(Condition::Closed);
         self.request(Request::Halt).await
+    }
+
+    /// Nothing is put into the bucket, and nothing counts, while what this gives lives: the store behind it may change meanwhile.
+    /// What was put and did not count yet is put again afterwards.
+    pub async fn hold(&self) -> Result<Hold> {
+        self.request(Request::Hold).await?;
+        Ok(Hold { requests: self.core.requests.clone(), durable: self.status().durable })
     }
 
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {

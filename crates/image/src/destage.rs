@@ -41,6 +41,10 @@ pub(crate) enum Request {
     Checkpoint(oneshot::Sender<Result<()>>),
     Close(oneshot::Sender<Result<()>>),
     Halt(oneshot::Sender<Result<()>>),
+    /// Nothing is put or counted any more.
+    Hold(oneshot::Sender<Result<()>>),
+    /// Until as many resume as held.
+    Resume,
 }
 
 /// Somebody who waits until all up to a record counts.
@@ -96,6 +100,8 @@ pub(crate) struct Destager {
     /// The local disk was full: not before then is it tried again.
     spool_after: Instant,
     waiters: Vec<Waiter>,
+    /// So many hold it.
+    held: usize,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
 }
@@ -158,6 +164,7 @@ impl Destager {
             courtesy: Courtesy::new(now),
             spool_after: now,
             waiters: Vec::new(),
+            held: 0,
             closing: None,
             close_sealed: false,
         }
@@ -260,6 +267,11 @@ impl Destager {
                 let _ = answer.send(Ok(()));
                 return true;
             }
+            Request::Hold(answer) => {
+                self.hold();
+                let _ = answer.send(Ok(()));
+            }
+            Request::Resume => self.held -= 1,
         }
         false
     }
@@ -281,10 +293,12 @@ impl Destager {
             return Ok(now + Duration::from_secs(3600));
         }
         self.courtesy.observe(self.core.front.lock().committed, now);
-        // What is sealed already need not wait until more is.
-        self.start_puts();
         self.seal_what_is_due().await?;
         self.spool_under_pressure().await?;
+        if self.held > 0 {
+            self.note_progress();
+            return Ok(now + Duration::from_secs(1));
+        }
         self.start_puts();
         self.start_check();
         self.start_checkpoint();
@@ -321,11 +335,8 @@ impl Destager {
     /// How many puts there may be at a time.
     fn puts_allowed(&self, now: Instant) -> usize {
         let patience = self.waiters.is_empty() && self.closing.is_none() && self.inherited.is_empty();
-        if patience && self.courtesy.makes_way(self.crowding(), self.waited(), now) {
-            usize::from(self.courtesy.rested(now))
-        } else {
-            self.core.env.options.puts
-        }
+        let most = self.core.env.options.puts;
+        if patience { self.courtesy.puts(most, self.crowding(), self.waited(), now) } else { most }
     }
 
     /// How long the oldest data sealed has waited.
@@ -334,14 +345,14 @@ impl Destager {
         Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
     }
 
-    /// How scarce room is for what clients write next: that in the journal, and half as much that in memory, without which it
+    /// How scarce room is for what clients write next: that on the disk, and half as much that in memory, without which it
     /// would be read back from the journal to be sealed.
     fn crowding(&self) -> f64 {
-        self.fullness().max(0.5 * self.core.env.memory.fullness())
+        self.core.fullness().max(0.5 * self.core.env.memory.fullness())
     }
 
     /// How full the journal is, from 0 to 1.
-    fn fullness(&self) -> f64 {
+    fn journal_fullness(&self) -> f64 {
         self.core.env.journal.room().fullness()
     }
 
@@ -368,11 +379,11 @@ impl Destager {
         let room = self.puts_allowed(Instant::now()).max(1) + 1;
         loop {
             let in_memory = || self.outgoing.iter().filter(|o| o.in_memory());
-            // What the store has, and waits to count, holds up nothing.
+            // What the store has is only late to count, but for long it must not take the memory that all volumes share.
             let to_put = in_memory().filter(|o| o.put != Put::Done).count();
             let memory = match in_memory().count() {
                 0 => Some(None),
-                _ if to_put >= room => None,
+                all if to_put >= room || all >= 2 * room => None,
                 _ => self.core.env.memory.try_seal(self.core.env.options.segment.0).map(Some),
             };
             let Some(memory) = memory else {
@@ -408,9 +419,10 @@ impl Destager {
         }
     }
 
-    /// Takes the oldest committed records, up to a segment's worth, out of the backlog and seals them.
+    /// Seals the oldest committed records, up to a segment's worth. They leave the backlog when they are outgoing: who asks
+    /// meanwhile what is dirty must not miss them.
     async fn seal_records(&mut self) -> Result<()> {
-        let records = self.take_records();
+        let records = self.oldest_records();
         let Some((first, last)) = records.first().zip(records.last()).map(|(a, b)| (a.seq, b.seq)) else {
             return Ok(());
         };
@@ -418,30 +430,28 @@ impl Destager {
             return Err(Error::internal(format!("record {first} would be sealed after {}", self.sealed_seq)));
         }
         let content = gather(&self.core.env.journal, &records).await?;
-        let dirty = records.iter().map(|r| r.bytes).sum();
+        let dirty = records.iter().map(|r| r.bytes).sum::<u64>();
         // What lies beyond a later size is of no use, what a later shrink has not yet cut off must not come back: so the size goes
         // with the records, not with the time.
         self.sealed_size = size_in(content.states()).unwrap_or(self.sealed_size);
         let draft = self.draft(Kind::Data, first, last);
         self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
+        self.note_progress();
+        let mut backlog = self.core.backlog.lock();
+        backlog.queue.drain(..records.len());
+        backlog.bytes -= dirty;
         Ok(())
     }
 
-    fn take_records(&self) -> Vec<Arc<DirtyRecord>> {
-        let mut backlog = self.core.backlog.lock();
-        let mut taken = Vec::new();
+    fn oldest_records(&self) -> Vec<Arc<DirtyRecord>> {
+        let most = self.core.env.options.segment.0;
         let mut bytes = 0;
-        while let Some(record) = backlog.queue.front() {
-            if !taken.is_empty()
-                && (bytes + record.bytes > self.core.env.options.segment.0 || taken.len() >= SEGMENT_RECORDS)
-            {
-                break;
-            }
+        let fits = |(n, record): &(usize, &Arc<DirtyRecord>)| {
             bytes += record.bytes;
-            taken.extend(backlog.queue.pop_front());
-        }
-        backlog.bytes -= bytes;
-        taken
+            *n == 0 || (bytes <= most && *n < SEGMENT_RECORDS)
+        };
+        let backlog = self.core.backlog.lock();
+        backlog.queue.iter().enumerate().take_while(fits).map(|(_, record)| record.clone()).collect()
     }
 
     async fn seal_inherited(&mut self, segment: Arc<SpooledSegment>) -> Result<()> {
@@ -480,7 +490,7 @@ impl Destager {
 
     /// Whether the journal is so full that making room in it comes first.
     fn pressed(&self) -> bool {
-        self.fullness() > self.core.env.options.spool_above
+        self.journal_fullness() > self.core.env.options.spool_above
     }
 
     /// Whether segments should go to the local disk: only if the bucket is slower than that would be. What waits for a bucket
@@ -498,8 +508,9 @@ impl Destager {
             Put::Done if self.mapping_since.is_some_and(|since| now - since >= LATE) => Some(enough),
             _ => None,
         });
-        let late =
-            most.min_by(f64::total_cmp).is_some_and(|limit| self.fullness() > limit || self.is_short());
+        let late = most
+            .min_by(f64::total_cmp)
+            .is_some_and(|limit| self.journal_fullness() > limit || self.is_short());
         any && late && room && now >= self.spool_after
     }
 
@@ -606,7 +617,9 @@ impl Destager {
                 self.courtesy.ended(Instant::now());
                 let size = out.size;
                 self.core.progress.lock().uploaded += size;
-                self.well(Work::Put);
+                if !self.outgoing.iter().any(Outgoing::is_failing) {
+                    self.well(Work::Put);
+                }
                 Ok(())
             }
             Err(e) if matches!(e.kind(), ErrorKind::Fenced | ErrorKind::Corrupt | ErrorKind::Internal) => {
@@ -618,6 +631,24 @@ impl Destager {
                 self.trouble(Work::Put, format!("cannot upload: {e}"));
                 Ok(())
             }
+        }
+    }
+
+    /// From here on nothing is put, and nothing counts: the store may be another one afterwards. What is known of puts and checks
+    /// so far is forgotten. All begins again when it is resumed.
+    fn hold(&mut self) {
+        self.held += 1;
+        self.puts.clear();
+        self.check = None;
+        self.standing = None;
+        self.owned = self.durable.position.number;
+        for out in &mut self.outgoing {
+            if !matches!(out.put, Put::Idle(..)) {
+                out.put = Put::Idle(None, 0);
+            }
+        }
+        if self.checkpoint.take().is_some() {
+            self.checkpoint_failed();
         }
     }
 

@@ -28,7 +28,7 @@ mod run;
 mod status;
 mod table;
 
-pub use crate::core::{Image, Mapping};
+pub use crate::core::{Hold, Image, Mapping};
 pub use admission::Admission;
 pub use dirty::DirtyMemory;
 pub use env::{Env, Event, Events, Options, Severity};

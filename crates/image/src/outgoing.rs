@@ -50,6 +50,11 @@ impl Outgoing {
         matches!(self.body, Body::Memory(..))
     }
 
+    /// Whether the last attempt to put it failed.
+    pub fn is_failing(&self) -> bool {
+        matches!(self.put, Put::Idle(_, 1..) | Put::Flying { failures: 1.., .. })
+    }
+
     /// The segment ready to be put.
     pub async fn load(core: &Core, body: BodyRef, draft: HeaderDraft) -> Result<Arc<Sealed>> {
         let segment = match body {

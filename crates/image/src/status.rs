@@ -81,10 +81,6 @@ impl Troubles {
     pub fn end(&mut self, work: Work) -> bool {
         let before = !self.is_empty();
         self.reasons.remove(&work);
-        if work == Work::Put {
-            // Uploads go on; a checkpoint may be late, and nothing waits for it.
-            self.reasons.remove(&Work::Checkpoint);
-        }
         before && self.is_empty()
     }
 
@@ -185,3 +181,6 @@ impl Core {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -346,6 +346,7 @@ fn an_outage_while_copies_are_mapped_is_waited_for() {
         assert!(image.status().trouble.is_some(), "the status says why nothing counts");
         store.hook.away.store(false, Ordering::Relaxed);
         image.drain().await.unwrap();
+        assert_eq!(image.status().trouble, None);
         verify(&model, &image).await;
     });
 }

@@ -7,11 +7,11 @@
 mod rig;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
-use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying};
+use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying, Switch};
 use image::{Condition, Image};
 use local::{JournalOptions, SimDisk, SimLatency};
 use rig::hooked::{Call, Hook, Hooked};
@@ -50,6 +50,75 @@ impl Hook for NoSegments {
         match call {
             Call::Create(key, _) if self.0.load(Ordering::Relaxed) && key.as_str().contains("/seg/") => {
                 Err(Error::new(ErrorKind::Unavailable, "no segments now"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes what is put and answers nothing else.
+#[derive(Debug)]
+struct TakesOnly;
+
+#[async_trait::async_trait]
+impl Hook for TakesOnly {
+    async fn before(&self, call: Call<'_>) -> base::Result<()> {
+        match call {
+            Call::Create(..) => Ok(()),
+            _ => Err(Error::new(ErrorKind::Unavailable, "only puts are answered")),
+        }
+    }
+}
+
+/// Refuses checkpoints, while it is told to.
+#[derive(Debug, Default)]
+struct NoCheckpoints(AtomicBool);
+
+#[async_trait::async_trait]
+impl Hook for NoCheckpoints {
+    async fn before(&self, call: Call<'_>) -> base::Result<()> {
+        match call {
+            Call::Create(key, _) if self.0.load(Ordering::Relaxed) && !key.as_str().contains("/seg/") => {
+                Err(Error::new(ErrorKind::Unavailable, "no checkpoints now"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Takes its time, and counts how many puts there are at once.
+#[derive(Debug, Default)]
+struct Crowd {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+#[async_trait::async_trait]
+impl Hook for Crowd {
+    async fn before(&self, call: Call<'_>) -> base::Result<()> {
+        if let Call::Create(..) = call {
+            self.most.fetch_max(self.now.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            self.now.fetch_sub(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+/// Refuses one segment, the first that is put after it is told to, and takes those behind it.
+#[derive(Debug, Default)]
+struct NotThisOne {
+    armed: AtomicBool,
+    refused: std::sync::OnceLock<String>,
+}
+
+#[async_trait::async_trait]
+impl Hook for NotThisOne {
+    async fn before(&self, call: Call<'_>) -> base::Result<()> {
+        match call {
+            Call::Create(key, _) if self.armed.load(Ordering::Relaxed) && key.as_str().contains("/seg/") => {
+                let refused = self.refused.get_or_init(|| key.as_str().to_owned()) == key.as_str();
+                if refused { Err(Error::new(ErrorKind::Unavailable, "not this one")) } else { Ok(()) }
             }
             _ => Ok(()),
         }
@@ -530,4 +599,151 @@ fn two_reads_of_one_frame_wait_no_longer_than_one() {
         let (one, two) = tokio::join!(timed(0, 0), timed(300, 8));
         assert!(one.max(two) <= Duration::from_secs(10), "{one:?} {two:?}");
     });
+}
+
+/// Who asks while records are being sealed is not told that all is in the bucket.
+#[test]
+fn what_is_being_sealed_is_dirty() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let disk = SimDisk::new(1);
+        // With hardly any memory, what is sealed is read back from the journal, and the disk takes its time.
+        let setup = Setup { memory: ByteSize::kib(64), ..setup(ByteSize::mib(16)) };
+        let running = start(&disk, store.clone(), &setup, 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut writer = Writer::new(image.clone());
+        disk.set_latency(SimLatency { read: Duration::from_millis(5), ..SimLatency::default() });
+        for _ in 0..6 {
+            assert!(writer.write().await);
+        }
+        while image.status().dirty.0 > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        image.halt().await.unwrap();
+        drop(running);
+        let setup = Setup { name: "beta", ..Setup::small() };
+        let other = start(&SimDisk::new(9), store, &setup, 9).await.unwrap();
+        writer.verify(&other.open(IMAGE, Some(image.epoch())).await.unwrap()).await;
+    });
+}
+
+/// What another store took in the bucket's place, and did not count yet, is put again where the bucket is now; nothing counts meanwhile.
+#[test]
+fn what_a_wrong_store_took_is_put_again() {
+    paused(async {
+        let (right, wrong) = (Arc::new(Memory::new()), Hooked::new(TakesOnly));
+        image::create(&*right, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let switch = Arc::new(Switch::new(right.clone()));
+        let running = start(&SimDisk::new(1), switch.clone(), &setup(ByteSize::mib(800)), 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        image.drain().await.unwrap();
+        switch.set(wrong.clone());
+        writer.steadily(10).await;
+        assert!(!wrong.inner.list("", None, 1).await.unwrap().is_empty(), "it was to take some");
+        let hold = image.hold().await.unwrap();
+        let there = right.list("", None, 1000).await.unwrap().len();
+        switch.set(right.clone());
+        writer.steadily(10).await;
+        assert_eq!(image.status().durable, hold.durable);
+        assert_eq!(right.list("", None, 1000).await.unwrap().len(), there, "nothing is put while it is held");
+        drop(hold);
+        drains(&writer, &running, &right).await;
+    });
+}
+
+/// A checkpoint that was under way when the volume was held is begun anew afterwards.
+#[test]
+fn a_checkpoint_is_begun_anew_after_a_hold() {
+    paused(async {
+        let store = Hooked::new(NoCheckpoints::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(1), store.clone(), &setup(ByteSize::mib(16)), 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        store.hook.0.store(true, Ordering::Relaxed);
+        let asked = image.checkpoint();
+        let held = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            let hold = image.hold().await.unwrap();
+            let there = store.inner.list("", None, 1000).await.unwrap().len();
+            store.hook.0.store(false, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_secs(100)).await;
+            assert_eq!(store.inner.list("", None, 1000).await.unwrap().len(), there, "it goes on meanwhile");
+            drop(hold);
+        };
+        tokio::join!(asked, held).0.unwrap();
+        assert_eq!(image.status().trouble, None);
+        drains(&writer, &running, &store.inner).await;
+    });
+}
+
+/// As long as one segment cannot be put, nothing behind it counts, and the status says why though those are put.
+#[test]
+fn the_trouble_of_one_put_outlasts_the_success_of_others() {
+    paused(async {
+        let store = Hooked::new(NotThisOne::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(1), store.clone(), &setup(ByteSize::mib(800)), 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut writer = Writer::new(image.clone());
+        store.hook.armed.store(true, Ordering::Relaxed);
+        // It is tried for a while before it is told.
+        while image.status().trouble.is_none() {
+            writer.steadily(1).await;
+        }
+        for _ in 0..100 {
+            writer.steadily(1).await;
+            assert!(image.status().trouble.is_some());
+        }
+        assert!(image.status().uploaded.0 > 1 << 20, "others were to be put");
+        assert!(!running.events.any_names("uploads go on"));
+    });
+}
+
+/// What the status says of a checkpoint that fails ends with the next one that does not.
+#[test]
+fn the_trouble_of_a_checkpoint_ends_with_it() {
+    paused(async {
+        let store = Hooked::new(NoCheckpoints::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let running = start(&SimDisk::new(1), store.clone(), &setup(ByteSize::mib(16)), 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut writer = Writer::new(image.clone());
+        store.hook.0.store(true, Ordering::Relaxed);
+        writer.steadily(5).await;
+        let asked = image.checkpoint();
+        let watched = async {
+            tokio::time::sleep(Duration::from_secs(300)).await;
+            writer.steadily(5).await;
+            let why = image.status().trouble.map(|(_, why)| why).unwrap_or_default();
+            assert!(why.contains("cannot write a checkpoint"), "{why:?}: puts go on, and do not end it");
+            store.hook.0.store(false, Ordering::Relaxed);
+        };
+        tokio::join!(asked, watched).0.unwrap();
+        assert_eq!(image.status().trouble, None);
+    });
+}
+
+/// Uploads make way for clients only as long as the volume has plenty of the room that its writes are slowed by: the journal's is not all.
+#[test]
+fn uploads_make_no_way_once_the_volumes_own_room_is_scarce() {
+    async fn puts_at_once(limit: ByteSize) -> usize {
+        let store = Hooked::new(Crowd::default());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let setup = Setup { memory: ByteSize::mib(64), ..setup(limit) };
+        let running = start(&SimDisk::new(1), store.clone(), &setup, 1).await.unwrap();
+        let mut writer = Writer::new(running.open(IMAGE, None).await.unwrap());
+        // Not so long that data has waited too long.
+        for _ in 0..80 {
+            writer.write().await;
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        store.hook.most.load(Ordering::Relaxed)
+    }
+    assert_eq!(paused(puts_at_once(ByteSize::mib(64))), 1);
+    assert!(paused(puts_at_once(ByteSize::mib(4))) > 1);
 }

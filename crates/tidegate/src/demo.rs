@@ -89,7 +89,7 @@ fn disk(path: PathBuf) -> DiskConfig {
     DiskConfig {
         name: "cache".into(),
         path,
-        journal: part(ByteSize::gib(2)),
+        journal: part(ByteSize::gib(4)),
         cache: part(ByteSize::gib(10)),
         local_segments: part(ByteSize::gib(16)),
     }

@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::tgt::Tgt;
-use super::{Generator, Load, Measured, median, spread, steadiest};
+use super::{Generator, Load, Measured, median, scratch, settle, spread, steadiest};
 use crate::Result;
 use crate::process::{Server, run, until};
 use crate::product::Demo;
@@ -41,8 +42,8 @@ const STOLEN: f64 = 0.05;
 ///
 /// Figures are medians of the rounds, in each of which all targets have their turn. A machine whose neighbours are noisy disturbs
 /// some of them: so each load is repeated until there are as many rounds one after the other as asked for in which tgtd, the peer,
-/// was steady; only these count, for all targets. Rounds in which the host kept the processors of this virtual machine for others
-/// count only if there are not enough without. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
+/// was steady, and the host of a virtual machine did not keep its processors for others; only these count, for all targets. Where
+/// there are none, those count in which tgtd was steadiest. tgtd runs twice, as it comes and with synced writes (Tidegate's are always synced). CPU is the target's seconds per
 /// 100,000 transfers, with what it does for them afterwards (destaging included).
 /// Between two loads all targets come to rest.
 #[derive(clap::Args)]
@@ -88,36 +89,28 @@ impl Row {
     }
 
     /// Those rounds alone.
-    fn only(&self, rounds: &[usize]) -> Row {
-        let columns = self
-            .columns
-            .each_ref()
-            .map(|column| Column { rounds: rounds.iter().map(|round| column.rounds[*round]).collect() });
+    fn only(&self, rounds: Range<usize>) -> Row {
+        let columns =
+            self.columns.each_ref().map(|column| Column { rounds: column.rounds[rounds.clone()].to_vec() });
         Row { columns, left_out: self.left_out + self.rounds() - rounds.len() }
     }
 
-    /// The rounds in which no target lacked processors that the host kept.
-    fn undisturbed(&self) -> Row {
-        let is_undisturbed = |round: &usize| self.columns.iter().all(|c| c.rounds[*round].stolen <= STOLEN);
-        self.only(&(0..self.rounds()).filter(is_undisturbed).collect::<Vec<_>>())
+    /// The neighbouring rounds in which the peer was steadiest, of those in which no target lacked processors that the host kept.
+    fn undisturbed(&self, load: &Load, rounds: usize) -> Option<Row> {
+        let is_undisturbed = |round: usize| self.columns.iter().all(|c| c.rounds[round].stolen <= STOLEN);
+        steadiest(&self.peer(load).iops(), rounds, is_undisturbed).map(|chosen| self.only(chosen))
     }
 
     /// Whether there are as many rounds as wanted in which the peer was steady.
     fn is_done(&self, load: &Load, rounds: usize) -> bool {
-        let undisturbed = self.undisturbed();
-        undisturbed.rounds() >= rounds && undisturbed.steadiest(load, rounds).spread(load) < VALID
+        self.undisturbed(load, rounds).is_some_and(|row| row.spread(load) < VALID)
     }
 
     /// The rounds that count, of all.
     fn counted(self, load: &Load, rounds: usize) -> Row {
-        let undisturbed = self.undisturbed();
-        if undisturbed.rounds() >= rounds { undisturbed } else { self }.steadiest(load, rounds)
-    }
-
-    /// The rounds in which the peer was steadiest.
-    fn steadiest(&self, load: &Load, rounds: usize) -> Row {
-        let chosen = steadiest(&self.peer(load).iops(), rounds);
-        self.only(&chosen.collect::<Vec<_>>())
+        let disturbed =
+            || steadiest(&self.peer(load).iops(), rounds, |_| true).map(|chosen| self.only(chosen));
+        self.undisturbed(load, rounds).or_else(disturbed).unwrap_or(self)
     }
 }
 
@@ -203,7 +196,7 @@ impl Targets {
             self.ours.drained()?;
         }
         let cpu = at_rest(self.server(which)?)? - before;
-        run(Command::new("sync").arg("--file-system").arg(&self.dir))?;
+        settle(&self.dir)?;
         Ok(Turn { measured, cpu: cpu / measured.ios.max(1) as f64 * 1e5, stolen })
     }
 }
@@ -226,7 +219,7 @@ impl Processors {
 
     /// The part of the time since then that the host kept for others.
     fn stolen_since(&self, earlier: &Processors) -> f64 {
-        (self.stolen - earlier.stolen) as f64 / (self.all - earlier.all).max(1) as f64
+        self.stolen.saturating_sub(earlier.stolen) as f64 / (self.all - earlier.all).max(1) as f64
     }
 }
 
@@ -246,9 +239,7 @@ fn at_rest(server: &mut Server) -> Result<f64> {
 
 /// The verb `bench block`.
 pub fn main(arguments: &Arguments) -> Result {
-    std::fs::create_dir_all(&arguments.dir)?;
-    let dir = tempfile::Builder::new().prefix("bench-block.").tempdir_in(&arguments.dir)?;
-    let dir = dir.path().canonicalize()?;
+    let (_made, dir) = scratch(&arguments.dir, "block")?;
     let generator = Generator::new()?;
     let mut targets = Targets::start(&dir)?;
     let fill = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
@@ -261,6 +252,7 @@ pub fn main(arguments: &Arguments) -> Result {
         .filter(|l| arguments.only.as_ref().is_none_or(|part| l.name().contains(part)))
         .collect();
     let mut table = Vec::new();
+    show_head();
     let bar = ProgressBar::new_spinner();
     bar.set_style(ProgressStyle::with_template("{spinner} {elapsed} {msg}")?);
     for load in &loads {
@@ -285,34 +277,41 @@ pub fn main(arguments: &Arguments) -> Result {
                 );
             }
         }
-        table.push(row.counted(load, arguments.rounds));
+        let row = row.counted(load, arguments.rounds);
+        // At once: what comes later may fail.
+        bar.suspend(|| show(load, &row));
+        table.push(row);
     }
     bar.finish_and_clear();
     targets.ours.stop()?;
     drop(targets);
-    show(&loads, &table);
+    show_verdict(&loads, &table);
     limits(&generator, &dir, arguments.seconds)
 }
 
-fn show(loads: &[Load], table: &[Row]) {
+fn show_head() {
     println!(
         "{:<20} | {:^35} | {:^35} | {:^35} | {:>6} {:>6}",
         "", "tidegate", "tgtd", "tgtd, synced", "ratio", "CPU"
     );
     let head = format!("{:>9} {:>8} {:>8} {:>7}", "IOPS", "MB/s", "p99 us", "CPU s");
     println!("{:<20} | {head} | {head} | {head} | {:>6} {:>6}", "", "IOPS", "ratio");
-    for (load, row) in loads.iter().zip(table) {
-        let ([ours, unsynced, synced], peer) = (&row.columns, row.peer(load));
-        println!(
-            "{:<20} | {} | {} | {} | {:>6.2} {:>6.2}",
-            load.name(),
-            ours.shown(),
-            unsynced.shown(),
-            synced.shown(),
-            ours.median(|r| r.measured.iops) / peer.median(|r| r.measured.iops),
-            ours.median(|r| r.cpu) / peer.median(|r| r.cpu),
-        );
-    }
+}
+
+fn show(load: &Load, row: &Row) {
+    let ([ours, unsynced, synced], peer) = (&row.columns, row.peer(load));
+    println!(
+        "{:<20} | {} | {} | {} | {:>6.2} {:>6.2}",
+        load.name(),
+        ours.shown(),
+        unsynced.shown(),
+        synced.shown(),
+        ours.median(|r| r.measured.iops) / peer.median(|r| r.measured.iops),
+        ours.median(|r| r.cpu) / peer.median(|r| r.cpu),
+    );
+}
+
+fn show_verdict(loads: &[Load], table: &[Row]) {
     println!(
         "CPU s: the target's processor seconds per 100,000 transfers; ratios: to tgtd, for writes to tgtd synced"
     );

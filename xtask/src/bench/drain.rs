@@ -1,13 +1,11 @@
 //! `bench drain`: how fast dirty data reaches SeaweedFS, against bare puts of the same size and number.
 
 use std::io::Read;
-use std::process::Command;
 use std::time::Instant;
 
 use super::store::Store;
-use super::{Generator, Load, median};
+use super::{Generator, Load, median, scratch, settle};
 use crate::Result;
-use crate::process::run;
 use crate::product::Demo;
 
 /// The size of a segment, and how many go up at a time, as `tidegate demo` has them.
@@ -32,9 +30,7 @@ pub struct Arguments {
 
 /// The verb `bench drain`.
 pub fn main(arguments: &Arguments) -> Result {
-    std::fs::create_dir_all(&arguments.dir)?;
-    let dir = tempfile::Builder::new().prefix("bench-drain.").tempdir_in(&arguments.dir)?;
-    let dir = dir.path().canonicalize()?;
+    let (_made, dir) = scratch(&arguments.dir, "drain")?;
     let store = Store::start(&dir)?;
     let generator = Generator::new()?;
     let bytes = (arguments.mib << 20) / SEGMENT * SEGMENT;
@@ -43,13 +39,11 @@ pub fn main(arguments: &Arguments) -> Result {
     std::fs::File::open("/dev/urandom")?.read_exact(&mut noise)?;
     let (mut drained, mut whole, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..arguments.rounds {
-        // Neither pays for what the other left to be written back.
-        let settle = || run(Command::new("sync").arg("--file-system").arg(&dir));
-        settle()?;
+        settle(&dir)?;
         let start = Instant::now();
         store.put_all(round, bytes / SEGMENT, PARALLEL, &noise)?;
         let puts = bytes as f64 / start.elapsed().as_secs_f64();
-        settle()?;
+        settle(&dir)?;
         let start = Instant::now();
         let load = Load { mode: "seqwrite", bytes: 1 << 20, depth: 8 };
         generator.disk(demo.url(), load, 0, bytes)?;

@@ -22,8 +22,10 @@ fn loads_have_names() {
 #[test]
 fn the_steadiest_rounds_are_the_neighbours_that_lie_closest_together() {
     let figures = [50.0, 101.0, 300.0, 99.0, 100.0, 104.0, 200.0];
-    assert_eq!(steadiest(&figures, 3), 3..6);
-    assert_eq!(steadiest(&figures, 7), 0..7);
-    assert_eq!(steadiest(&figures[..2], 3), 0..2, "all there are");
-    assert_eq!(steadiest(&[], 3), 0..0);
+    let any = |_| true;
+    assert_eq!(steadiest(&figures, 3, any), Some(3..6));
+    assert_eq!(steadiest(&figures, 7, any), Some(0..7));
+    assert_eq!(steadiest(&figures[..2], 3, any), None, "there are not enough");
+    assert_eq!(steadiest(&figures, 3, |at| at != 4), Some(1..4), "what does not count parts neighbours");
+    assert_eq!(steadiest(&figures, 2, |at| at % 2 == 0), None);
 }

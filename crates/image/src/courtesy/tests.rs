@@ -16,6 +16,23 @@ fn uploads_make_way_only_while_clients_write_and_there_is_room_and_time() {
 }
 
 #[test]
+fn uploads_take_more_the_scarcer_room_becomes() {
+    let start = Instant::now();
+    let mut courtesy = Courtesy::new(start);
+    assert_eq!(courtesy.puts(4, 0.1, SOON, start), 4, "nobody writes");
+    courtesy.observe(Seq(5), start);
+    let puts = |fullness| courtesy.puts(4, fullness, SOON, start);
+    assert_eq!([0.0, PLENTY, 0.32, 0.38, 0.44, SCARCE, 1.0].map(puts), [1, 1, 2, 3, 4, 4, 4]);
+    assert_eq!(courtesy.puts(4, PLENTY, OLDEST, start), 4, "data must not stay here for long");
+    courtesy.began(start);
+    courtesy.ended(start + AT_WORK / 2);
+    let resting = start + AT_WORK / 2;
+    assert_eq!(courtesy.puts(4, 0.1, SOON, resting), 0, "a rest after each put");
+    assert_eq!(courtesy.puts(4, PLENTY, SOON, resting), 1, "which room comes before");
+    assert_eq!(courtesy.puts(1, 1.0, SOON, start), 1);
+}
+
+#[test]
 fn rests_are_as_long_as_puts_took_and_bounded() {
     let start = Instant::now();
     let mut courtesy = Courtesy::new(start);
@@ -36,8 +53,11 @@ fn the_next_put_waits_no_longer_than_clients_write() {
     assert_eq!(courtesy.ends(start), None);
     courtesy.began(start);
     courtesy.observe(Seq(5), start);
+    assert_eq!(courtesy.ends(start), Some(start + AT_WORK), "more may begin beside one that is under way");
     courtesy.ended(start + AT_WORK / 2);
     assert_eq!(courtesy.ends(start), Some(start + AT_WORK), "the rest would be longer");
     assert!(!courtesy.makes_way(0.1, SOON, start + AT_WORK), "looked at then, it is over");
-    assert_eq!(courtesy.ends(start + AT_WORK), None);
+    let rested = start + AT_WORK / 2 + (AT_WORK / 2 * RESTS).min(LONGEST_REST);
+    assert_eq!(courtesy.ends(start + AT_WORK), Some(rested), "and nobody waits for that");
+    assert_eq!(courtesy.ends(rested), None);
 }

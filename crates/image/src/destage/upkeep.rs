@@ -60,7 +60,10 @@ impl Destager {
         if self.checkpoint.is_some() || self.since_checkpoint == 0 || Instant::now() < self.checkpoint_after {
             return;
         }
-        let Some(attempt) = self.next_checkpoint() else { return };
+        let Some(attempt) = self.next_checkpoint() else {
+            // None is wanted, so none is late.
+            return self.well(Work::Checkpoint);
+        };
         let plan = Plan::freeze(&self.core, self.durable, attempt.depth, self.collector.newest());
         self.since_checkpoint = 0;
         self.attempt = Some(attempt);
@@ -149,8 +152,7 @@ impl Destager {
             }
             Err(e) if e.kind() == ErrorKind::Fenced => Err(e),
             Err(e) => {
-                self.core.layers.write().thaw();
-                self.since_checkpoint += attempt.map_or(1, |attempt| attempt.segments);
+                self.checkpoint_failed();
                 self.checkpoint_after = Instant::now() + Duration::from_secs(10);
                 if e.kind() == ErrorKind::Corrupt {
                     self.damaged_map = true;
@@ -163,6 +165,12 @@ impl Destager {
                 Ok(())
             }
         }
+    }
+
+    /// What was to be in it belongs to the next one.
+    pub(super) fn checkpoint_failed(&mut self) {
+        self.core.layers.write().thaw();
+        self.since_checkpoint += self.attempt.map_or(1, |attempt| attempt.segments);
     }
 
     /// Begins to empty segments that are mostly dead, when there is time for it or it has become urgent.
