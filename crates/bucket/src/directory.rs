@@ -218,6 +218,10 @@ impl Shared {
         if self.workshop.is_there() {
             return absent(&self.url(), key);
         }
+        self.gone()
+    }
+
+    fn gone(&self) -> Error {
         Error::new(
             ErrorKind::Unavailable,
             format!(
@@ -225,6 +229,11 @@ impl Shared {
                 self.root.display()
             ),
         )
+    }
+
+    /// Nothing is changed in another directory that has come to this path, though it may be a bucket, too.
+    fn refuse_another(&self) -> Result<()> {
+        if self.workshop.is_there() { Ok(()) } else { Err(self.gone()) }
     }
 
     fn get(&self, key: &Key, range: Option<Range<u64>>) -> Result<Bytes> {
@@ -296,6 +305,8 @@ impl Shared {
                 other => other.map_err(|e| failed("make", &dir, e))?,
             }
             let replaced = fs::symlink_metadata(&path).ok();
+            // Only now: the temporary file, too, may lie in another directory. If it does not, its name is not there either.
+            self.refuse_another()?;
             let done = if only_new { temporary.link_to(&path) } else { temporary.rename_to(&path) };
             match done {
                 Ok(()) => {
@@ -369,6 +380,7 @@ impl Shared {
     }
 
     fn delete(&self, key: &Key) -> Result<()> {
+        self.refuse_another()?;
         let path = self.path(key);
         let dir = path.parent().expect("the path of a key lies below the root");
         let old = fs::symlink_metadata(&path).ok();
@@ -377,8 +389,7 @@ impl Shared {
         }
         match fs::remove_file(&path) {
             Ok(()) => {}
-            Err(e) if is_absence(&e) && !self.workshop.is_there() => return Err(self.missing(key)),
-            Err(e) if is_absence(&e) => {}
+            Err(e) if is_absence(&e) => self.refuse_another()?,
             Err(e) => return Err(failed("delete", &path, e)),
         }
         sync_dir_if_there(dir)?;

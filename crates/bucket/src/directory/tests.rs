@@ -170,6 +170,39 @@ fn a_bucket_that_is_not_mounted_is_not_empty() {
     assert_eq!(refused.kind(), ErrorKind::Unavailable);
 }
 
+/// A bucket is renamed while it is open, and another one is made in its place.
+#[test]
+fn another_bucket_at_the_same_path_is_not_written_to() {
+    let above = tempfile::tempdir().unwrap();
+    let (root, aside) = (above.path().join("bucket"), above.path().join("aside"));
+    for notes in [false, true] {
+        let ours = shared(&root, notes);
+        ours.store(&key("a"), &body("ours"), &labelled("v"), true).unwrap();
+        fs::rename(&root, &aside).unwrap();
+        let other = shared(&root, notes);
+        other.store(&key("a"), &body("another's"), &labelled("v"), true).unwrap();
+        let before = files_below(&root);
+        let refused = |done: Result<()>| {
+            let e = done.unwrap_err();
+            assert_eq!(e.kind(), ErrorKind::Unavailable, "{e}");
+        };
+        for only_new in [true, false] {
+            refused(ours.store(&key("b"), &body("x"), &labelled("v"), only_new).map(drop));
+        }
+        refused(ours.copy(&key("a"), &key("c")).map(drop));
+        refused(ours.delete(&key("a")));
+        assert_eq!(files_below(&root), before);
+        assert_eq!(&other.get(&key("a"), None).unwrap()[..], b"another's");
+        drop(other);
+        // Back in its place it goes on.
+        fs::remove_dir_all(&root).unwrap();
+        fs::rename(&aside, &root).unwrap();
+        ours.store(&key("b"), &body("x"), &labelled("v"), true).unwrap();
+        drop(ours);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}
+
 #[test]
 fn only_making_makes_a_bucket() {
     let above = tempfile::tempdir().unwrap();
