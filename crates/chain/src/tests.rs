@@ -460,6 +460,21 @@ async fn images_are_listed_without_walking_their_objects() {
     assert_eq!(found[2].1.as_ref().unwrap_err().kind(), ErrorKind::Corrupt);
 }
 
+#[tokio::test]
+async fn files_of_others_among_the_images_cost_few_calls() {
+    let (_, bucket) = new_image().await;
+    for n in 0..10_000 {
+        for name in [format!("images/{n}.jpg"), format!("images/holiday/{n}.jpg")] {
+            let foreign = bucket::Key::new(name).unwrap();
+            bucket.create(&foreign, &bytes(1, 4).into(), &Attributes::default()).await.unwrap();
+        }
+    }
+    let metered = bucket::Metered::new(bucket);
+    assert_eq!(list_images(&metered).await.unwrap().len(), 1);
+    let calls = metered.of(bucket::Operation::List).calls;
+    assert!(calls <= 15, "{calls} calls");
+}
+
 #[derive(Debug, Clone, PartialEq)]
 struct Mark(u64);
 

@@ -43,17 +43,29 @@ pub async fn read_image(bucket: &dyn Bucket, image: ImageId) -> Result<ImageReco
     }
 }
 
-/// All images of a bucket, with what could not be read in place of their records. What others have there is passed over.
+/// How many names a listing asks for at a time: as many as stores give.
+const PAGE: usize = 1000;
+
+/// All images of a bucket, with what could not be read in place of their records. What others have there is passed over, and there may
+/// be very much of it.
 pub async fn list_images(bucket: &dyn Bucket) -> Result<Vec<(ImageId, Result<ImageRecord>)>> {
     let mut images = Vec::new();
     let mut after: Option<Key> = None;
     loop {
-        let page = bucket.list("images/", after.as_ref(), 1).await?;
-        let Some(found) = page.first() else { return Ok(images) };
-        if let Ok(image) = name::parse_image(&found.key) {
-            images.push((image, read_image(bucket, image).await));
+        let page = bucket.list("images/", after.as_ref(), PAGE).await?;
+        if page.is_empty() {
+            return Ok(images);
         }
-        after = Some(name::behind_image(&found.key));
+        for found in page {
+            // More of what was dealt with at its first name.
+            if after.as_ref().is_some_and(|after| found.key <= *after) {
+                continue;
+            }
+            if let Ok(image) = name::parse_image(&found.key) {
+                images.push((image, read_image(bucket, image).await));
+            }
+            after = Some(name::behind_image(&found.key));
+        }
     }
 }
 
