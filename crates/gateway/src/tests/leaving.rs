@@ -1,5 +1,7 @@
 //! Volumes that leave: released, while others go on and a stop does not wait; deleted, with or without their forks.
 
+use bucket::{Fault, Faults, Faulty, Memory, Operation};
+
 use super::*;
 
 /// A gateway with `vol1`, whose bucket has just gone away, in the middle of a release that nobody waits for; and `vol2`.
@@ -188,27 +190,60 @@ async fn forks_are_deleted_only_when_told_so() {
     new.stop(|_| ()).await.unwrap();
 }
 
-/// Polls a change once, so that it has begun, and drops it, as an API call is whose client hangs up. Where this thread is
-/// kept from its processor, the change may be through by then.
-async fn hang_up<T>(change: impl Future<Output = T>) {
-    drop(tokio::time::timeout(Duration::ZERO, change).await);
+/// Begins a change, and drops it once the store holds it up, as an API call is whose client hangs up.
+async fn hang_up<T: std::fmt::Debug>(faults: &Faults, held: Operation, change: impl Future<Output = T>) {
+    let before = faults.injected().get("slow").copied().unwrap_or_default();
+    faults.next(held, Fault::Slow(Duration::from_secs(1)));
+    let is_held = async {
+        while faults.injected().get("slow").copied().unwrap_or_default() == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = is_held => {}
+        done = change => panic!("it was through before its client hung up: {done:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_are_carried_through_without_their_asker() {
     let scratch = Scratch::new("hangs-up");
-    let one = gateway(&scratch.0, "one", "200 ms").await;
-    one.add_bucket("main", &scratch.url()).await.unwrap();
-    hang_up(one.create_volume(wanted("vol1", ByteSize::mib(64)))).await;
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    let store = Faulty::new(Arc::new(Memory::new()), 1);
+    let faults = store.faults();
+    one.admit_bucket("main", "mem:held", Arc::new(store)).await.unwrap();
+    hang_up(&faults, Operation::Create, one.create_volume(wanted("vol1", ByteSize::mib(64)))).await;
+    assert!(one.volumes().is_empty());
     until(|| one.show_volume("vol1").is_ok_and(|view| view.state == "open")).await;
-    write(&one, "vol1", (60 << 20) / 512, 7).await;
-    // The tail goes before the size is changed: one without the other would be a disk that lost data.
-    hang_up(one.resize_volume("vol1", 32 << 20, true)).await;
-    until(|| one.show_volume("vol1").unwrap().size == 32 << 20).await;
-    until(|| one.catalog.volumes().unwrap()[0].size == ByteSize::mib(32)).await;
-    hang_up(one.delete_volume("vol1", false)).await;
+    write(&one, "vol1", 8, 7).await;
+    hang_up(&faults, Operation::Create, one.release_volume("vol1")).await;
+    assert_eq!(one.catalog.volumes().unwrap().len(), 1);
+    until(|| one.volumes().is_empty()).await;
+    assert!(one.catalog.volumes().unwrap().is_empty());
+    // A read holds up the opening, which nothing else waits for.
+    hang_up(&faults, Operation::List, one.adopt_volume(adopt("vol1", None))).await;
+    until(|| one.show_volume("vol1").is_ok_and(|view| view.state == "open")).await;
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+    hang_up(&faults, Operation::Delete, one.delete_volume("vol1", false)).await;
+    assert_eq!(one.catalog.volumes().unwrap().len(), 1);
     until(|| one.volumes().is_empty()).await;
     assert_eq!(one.adopt_volume(adopt("vol1", None)).await.unwrap_err().kind(), ErrorKind::NotFound);
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// The tail goes before the size is changed: one without the other would be a disk that lost data.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_is_made_smaller_though_its_asker_hangs_up() {
+    let scratch = Scratch::new("smaller");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", (60 << 20) / 512, 7).await;
+    // Polled once it has begun. Where this thread is kept from its processor, it may be through by then.
+    drop(tokio::time::timeout(Duration::ZERO, one.resize_volume("vol1", 32 << 20, true)).await);
+    until(|| one.show_volume("vol1").unwrap().size == 32 << 20).await;
+    until(|| one.catalog.volumes().unwrap()[0].size == ByteSize::mib(32)).await;
     one.stop(|_| ()).await.unwrap();
 }
 
