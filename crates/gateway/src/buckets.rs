@@ -180,11 +180,12 @@ impl Gateway {
     }
 }
 
-/// Whether a bucket answers that it has none of these volumes, and there are some.
+/// Whether a bucket answers that it has nothing at all of these volumes, and there are some. Without their records it may still have
+/// taken segments of those that are open, which are nowhere else.
 async fn has_none(bucket: &dyn Bucket, volumes: &[VolumeRow]) -> bool {
     for row in volumes {
-        match chain::read_image(bucket, row.image).await {
-            Err(e) if e.kind() == ErrorKind::NotFound => {}
+        match bucket.list(&chain::name::prefix(row.image), None, 1).await {
+            Ok(found) if found.is_empty() => {}
             _ => return false,
         }
     }

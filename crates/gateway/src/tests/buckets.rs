@@ -1,5 +1,7 @@
 //! Buckets that are added, and what is found out about them then.
 
+use bucket::Memory;
+
 use super::*;
 use crate::catalog::BucketRow;
 
@@ -211,4 +213,27 @@ async fn all_who_waited_for_a_bucket_move_with_it() {
     }
     one.stop(|_| ()).await.unwrap();
     assert_eq!(left, 0, "of 200 users of buckets so many stayed at the old address");
+}
+
+/// A store that took an open volume's segments has what is nowhere else, though it has no record of the volume.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_took_segments_of_a_volume_is_not_left_behind() {
+    let scratch = Scratch::new("took");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    // Another store answers at its address.
+    let wrong = Arc::new(Memory::new());
+    one.ground.take_bucket(BucketRow { name: "main".into(), url: scratch.url() }, wrong.clone());
+    write(&one, "vol1", 8, 7).await;
+    one.drain_volume("vol1").await.unwrap();
+    let taken = wrong.objects();
+    assert!(!taken.is_empty() && taken.iter().all(|(key, _)| !key.as_str().ends_with("/image")), "{taken:?}");
+    std::os::unix::fs::symlink(scratch.0.join("bucket"), scratch.0.join("link")).unwrap();
+    let link = format!("dir://{}", scratch.0.join("link").display());
+    let refused = one.change_bucket("main", &link).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Denied);
+    assert!(refused.to_string().contains("is not seen in the bucket as it is"), "{refused}");
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+    one.stop(|_| ()).await.unwrap();
 }
