@@ -30,7 +30,9 @@ pub use faulty::{Fault, FaultPlan, Faults, Faulty, Outage, Script};
 pub use memory::Memory;
 pub use metered::{Histogram, LATENCY_CLASSES, Metered, OperationStats};
 pub use object::{Access, Attributes, Bucket, Key, METADATA_LIMIT, ObjectMeta, Payload, StorageClass};
-pub use open::{Checksum, ClassNames, Credentials, OpenOptions, directory_of, is_in_memory, open};
+pub use open::{
+    Checksum, ClassNames, Credentials, OpenOptions, directory_of, is_in_memory, is_same_place, open,
+};
 pub use operation::Operation;
 pub use prefixed::Prefixed;
 pub use probe::{ProbeReport, greet, is_same_store, probe};

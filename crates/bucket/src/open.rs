@@ -217,6 +217,36 @@ pub fn is_in_memory(url: &str) -> bool {
     url.starts_with("mem:")
 }
 
+/// Whether two URLs mean the same place in the same store, though they may say otherwise how to talk to it. `false` where that cannot
+/// be told.
+pub fn is_same_place(one: &str, other: &str) -> bool {
+    matches!((identity(one), identity(other)), (Some(one), Some(other)) if one == other)
+}
+
+/// What of a URL says which store it means, and where in it.
+fn identity(url: &str) -> Option<Vec<String>> {
+    if let Some(path) = directory_of(url) {
+        return Some(vec!["dir".into(), path.trim_end_matches('/').into()]);
+    }
+    let url = Url::parse(url).ok().filter(Url::has_host)?;
+    let scheme = match url.scheme() {
+        "azure" => "az",
+        "gcs" => "gs",
+        other => other,
+    };
+    let setting = |wanted: &str| {
+        // The last one counts, as in opening.
+        let found = url.query_pairs().filter(|(name, _)| name == wanted).last();
+        found.map(|(_, value)| value.trim_end_matches('/').to_owned()).unwrap_or_default()
+    };
+    let endpoint = setting("endpoint");
+    // Without an endpoint the store's address is made of the region.
+    let region = if endpoint.is_empty() { setting("region") } else { String::new() };
+    let prefix = percent_decode_str(url.path().trim_matches('/')).decode_utf8_lossy().into_owned();
+    let bucket = url.host_str().unwrap_or_default().to_owned();
+    Some(vec![scheme.to_owned(), bucket, prefix, endpoint, region, setting("account")])
+}
+
 fn open_with(url: &str, options: &OpenOptions, env: Env<'_>) -> Result<Arc<dyn Bucket>> {
     if let Some(name) = url.strip_prefix("mem:") {
         return prefixed(Arc::new(Memory::named(name)), options.prefix.as_deref(), "");

@@ -69,6 +69,11 @@ impl Gateway {
         self.ground.url_of(name).is_some_and(|known| known == url)
     }
 
+    /// Whether a bucket is known, and this URL means the same place, though it may say otherwise how to use it.
+    pub fn has_bucket_in_place(&self, name: &str, url: &str) -> bool {
+        self.ground.url_of(name).is_some_and(|known| bucket::is_same_place(&known, url))
+    }
+
     /// Probes a bucket again.
     pub async fn probe_bucket(&self, name: &str) -> Result<ProbeView> {
         self.ground.probe(name, &self.ground.bucket(name)?).await

@@ -137,7 +137,7 @@ async fn settle(gateway: &Arc<Gateway>, url: &str) -> Result<()> {
     // Its directory was moved, or the store has another address.
     say::err(&format!("the bucket was at {known}: looking whether it is the one at {url} now\n"));
     match gateway.change_bucket(BUCKET, url).await {
-        Err(e) if e.kind() == ErrorKind::Unavailable && url.split('?').next() == Some(known) => {
+        Err(e) if e.kind() == ErrorKind::Unavailable && gateway.has_bucket_in_place(BUCKET, url) => {
             say::err(&format!(
                 "{e}; the demo goes on with the parameters that the bucket had: once it can be reached with these, start again\n"
             ));

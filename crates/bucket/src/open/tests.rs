@@ -36,6 +36,42 @@ fn urls_name_buckets_and_prefixes() {
 }
 
 #[test]
+fn what_identifies_a_store_says_whether_urls_mean_the_same_place() {
+    for (one, other, same) in [
+        ("/srv/b", "/srv/b", true),
+        ("/srv/b", "dir:///srv/b/", true),
+        ("file:///srv/b", "/srv/c", false),
+        ("/srv/b?region=a", "/srv/b?region=b", false),
+        ("mem:x", "mem:x", false),
+        ("s3://", "s3://", false),
+        ("s3://b/p", "s3://b/p/", true),
+        ("s3://b/p", "s3://b", false),
+        ("s3://b/p", "s3://c/p", false),
+        ("s3://b", "oss://b", false),
+        ("s3://b", "/b", false),
+        ("gcs://b", "gs://b", true),
+        ("azure://c?account=x", "az://c?account=x", true),
+        ("az://c?account=x", "az://c?account=y", false),
+        ("az://c?account=x", "az://c", false),
+        ("s3://b?endpoint=http://x:1", "s3://b?endpoint=http://x:1/", true),
+        ("s3://b?endpoint=http://x:1", "s3://b?endpoint=http://y:1", false),
+        ("s3://b?endpoint=http://x:1", "s3://b", false),
+        ("s3://b?endpoint=http://y&endpoint=http://x", "s3://b?endpoint=http://x", true),
+        ("s3://b?endpoint=http://x&region=a", "s3://b?region=b&endpoint=http://x", true),
+        ("s3://b?region=eu-west-1", "s3://b?region=cn-north-1", false),
+        (
+            "s3://b?endpoint=http://x&checksum=md5",
+            "s3://b?ca_file=/f&endpoint=http://x&path_style=true",
+            true,
+        ),
+        ("oss://b?region=x&part_size=8MiB", "oss://b?class.archive=Y&region=x", true),
+    ] {
+        assert_eq!(is_same_place(one, other), same, "{one} {other}");
+        assert_eq!(is_same_place(other, one), same, "{other} {one}");
+    }
+}
+
+#[test]
 fn mistakes_are_told_and_nothing_secret_is_shown() {
     for (url, vars, hint) in [
         ("ftp://b", &AWS[..], "no kind of bucket"),

@@ -71,9 +71,14 @@ async fn prepared(demo: &Demo) -> Arc<Gateway> {
 
 /// A demo with the bucket in its own directory, and its disk.
 async fn start(demo: &Demo) -> Result<(Arc<Gateway>, VolumeView)> {
+    start_in(demo, &demo.data.join("bucket").display().to_string()).await
+}
+
+/// A demo with this bucket, and its disk.
+async fn start_in(demo: &Demo, bucket: &str) -> Result<(Arc<Gateway>, VolumeView)> {
     let gateway = prepared(demo).await;
     let served = async {
-        open(&gateway, &demo.data.join("bucket").display().to_string()).await?;
+        open(&gateway, bucket).await?;
         disk_of(&gateway, demo).await
     };
     match served.await {
@@ -156,20 +161,30 @@ async fn a_demo_with_a_second_bucket_accepts_the_loss_of_its_cache_disk() {
     stop(gateway).await;
 }
 
-/// The bucket's directory plays a store: what follows the '?' is part of its name.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_demo_waits_for_its_bucket_though_a_parameter_changed() {
-    let scratch = Scratch::new("parameter");
+async fn a_demo_waits_for_its_bucket_though_its_url_is_written_otherwise() {
+    let scratch = Scratch::new("otherwise");
     let demo = scratch.demo("demo");
     let gateway = prepared(&demo).await;
-    let (known, changed) = (scratch.url("store?region=a"), scratch.url("store?region=b"));
+    let (known, otherwise) = (scratch.url("store"), format!("dir://{}", scratch.url("store")));
     settle(&gateway, &known).await.unwrap();
-    gateway.add_bucket("aaa", &scratch.url("aaa")).await.unwrap();
-    scratch.remove("store?region=a");
-    settle(&gateway, &changed).await.unwrap();
+    scratch.remove("store");
+    settle(&gateway, &otherwise).await.unwrap();
     assert!(gateway.has_bucket_at(BUCKET, &known));
     let refused = settle(&gateway, &scratch.url("elsewhere")).await.unwrap_err().to_string();
-    assert!(refused.contains(&format!("data is in {};", scratch.url("store"))), "{refused}");
+    assert!(refused.contains(&format!("data is in {known};")), "{refused}");
+    stop(gateway).await;
+}
+
+/// A directory plays a store: what follows the '?' is part of its name, and it is another place with another endpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copied_demo_does_not_go_to_the_first_ones_store_when_its_own_is_away() {
+    let scratch = Scratch::new("endpoint");
+    let demo = scratch.demo("demo");
+    let gateway = prepared(&demo).await;
+    settle(&gateway, &scratch.url("store?endpoint=a")).await.unwrap();
+    let refused = settle(&gateway, &scratch.url("store?endpoint=b")).await.unwrap_err().to_string();
+    assert!(refused.contains("if this is a copy of a demo"), "{refused}");
     stop(gateway).await;
 }
 
