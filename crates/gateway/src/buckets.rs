@@ -125,20 +125,28 @@ impl Gateway {
             let text = format!("bucket {} is at {} now", row.name, store.url());
             gateway.ground.take_bucket(row.clone(), store);
             gateway.ground.events.note(Severity::Info, text);
-            gateway.open_refused(&row.name)
+            gateway.open_missing(&row.name);
+            Ok(())
         })
         .await?;
         Ok(probe)
     }
 
-    /// Tries the volumes of a bucket again that refused to open, as they do where they are not found.
-    fn open_refused(&self, bucket: &str) -> Result<()> {
-        let refused = |row: &VolumeRow| self.volume(&row.name).is_ok_and(|task| task.is_refused());
-        let rows = self.catalog.volumes()?;
-        for row in rows.into_iter().filter(|row| row.bucket == bucket && refused(row)) {
+    /// Tries the volumes of a bucket again that were not found where it was. Others that refused stay so until somebody asks for them:
+    /// another gateway that has one may only be at rest.
+    pub(crate) fn open_missing(&self, bucket: &str) {
+        let rows = self.catalog.volumes().unwrap_or_else(|e| {
+            // The bucket is at its new address all the same.
+            let text = format!(
+                "volumes that were not found in bucket {bucket} before are not tried again: {e}; restart the gateway once that is settled"
+            );
+            self.ground.events.note(Severity::Warning, text);
+            Vec::new()
+        });
+        let missing = |row: &VolumeRow| self.volume(&row.name).is_ok_and(|task| task.is_missing());
+        for row in rows.into_iter().filter(|row| row.bucket == bucket && missing(row)) {
             self.open_by_itself(self.task(row));
         }
-        Ok(())
     }
 
     /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, or is another one by now, the

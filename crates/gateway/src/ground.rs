@@ -31,6 +31,8 @@ pub(crate) struct Ground {
 struct Known {
     url: String,
     bucket: Result<Arc<Switch>, String>,
+    /// How often it came to another address.
+    moves: u64,
 }
 
 /// What one volume stands on.
@@ -48,7 +50,7 @@ impl Ground {
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
         let bucket = self.open_known(&row.url);
-        self.buckets.lock().insert(row.name, Known { url: row.url, bucket });
+        self.buckets.lock().insert(row.name, Known { url: row.url, bucket, moves: 0 });
     }
 
     fn open_known(&self, url: &str) -> Result<Arc<Switch>, String> {
@@ -59,13 +61,20 @@ impl Ground {
     /// Takes a bucket in that was just added to the catalog, or has another URL now: who uses it goes on there.
     pub fn take_bucket(&self, row: BucketRow, bucket: Arc<dyn Bucket>) {
         let mut buckets = self.buckets.lock();
-        if let Some(Known { url, bucket: Ok(switch) }) = buckets.get_mut(&row.name) {
-            *url = row.url;
-            switch.set(bucket);
-            return;
-        }
-        let bucket = Ok(Arc::new(Switch::new(bucket)));
-        buckets.insert(row.name, Known { url: row.url, bucket });
+        let moves = buckets.get(&row.name).map_or(0, |known| known.moves + 1);
+        let switch = match buckets.remove(&row.name) {
+            Some(Known { bucket: Ok(switch), .. }) => {
+                switch.set(bucket);
+                switch
+            }
+            _ => Arc::new(Switch::new(bucket)),
+        };
+        buckets.insert(row.name, Known { url: row.url, bucket: Ok(switch), moves });
+    }
+
+    /// How often a bucket came to another address since the start.
+    pub fn moves_of(&self, name: &str) -> u64 {
+        self.buckets.lock().get(name).map_or(0, |known| known.moves)
     }
 
     /// Forgets a bucket that nobody uses.

@@ -42,8 +42,8 @@ enum State {
     Open(Box<Opened>),
     /// It is closed for good; the second half hangs up when that has come to an end.
     Releasing(Box<Opened>, watch::Receiver<()>),
-    /// It will not open by itself.
-    Refused(String),
+    /// It will not open by itself; of what kind the reason is, and the reason.
+    Refused(ErrorKind, String),
     /// It was closed or deleted.
     Ended,
 }
@@ -93,6 +93,7 @@ impl VolumeTask {
     pub async fn open(&self, accept_loss: Option<Epoch>) -> Result<()> {
         let mut waited = false;
         loop {
+            let moves = self.bucket_moves();
             match self.try_open(accept_loss).await {
                 Ok(()) if waited => {
                     self.note(Severity::Info, "is open now");
@@ -105,14 +106,9 @@ impl VolumeTask {
                     }
                     waited = true;
                 }
-                Err(e) => {
-                    self.note(Severity::Error, &format!("does not open: {e}"));
-                    let mut state = self.state.lock();
-                    if matches!(*state, State::Opening(_)) {
-                        *state = State::Refused(e.to_string());
-                    }
-                    return Err(e);
-                }
+                Err(e) if self.refuse(&e, moves) => return Err(e),
+                // It was looked for where its bucket was before.
+                Err(_) => continue,
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -130,6 +126,24 @@ impl VolumeTask {
             self.note(Severity::Warning, &format!("is not open yet: {why}"));
         }
         true
+    }
+
+    /// It will not open by itself; `false` if it was not found, but its bucket has moved since `moves` was asked for.
+    fn refuse(&self, why: &Error, moves: u64) -> bool {
+        // Who moves a bucket looks for volumes that were not found afterwards: they are refused by then, or see the move here.
+        let mut state = self.state.lock();
+        if why.kind() == ErrorKind::NotFound && self.bucket_moves() != moves {
+            return false;
+        }
+        self.note(Severity::Error, &format!("does not open: {why}"));
+        if matches!(*state, State::Opening(_)) {
+            *state = State::Refused(why.kind(), why.to_string());
+        }
+        true
+    }
+
+    fn bucket_moves(&self) -> u64 {
+        self.ground.moves_of(&self.row.lock().bucket)
     }
 
     fn note(&self, severity: Severity, what: &str) {
@@ -212,7 +226,7 @@ impl VolumeTask {
     fn opened(&self) -> Option<Opened> {
         match &*self.state.lock() {
             State::Open(opened) | State::Releasing(opened, _) => Some(Opened::clone(opened)),
-            State::Opening(_) | State::Refused(_) | State::Ended => None,
+            State::Opening(_) | State::Refused(..) | State::Ended => None,
         }
     }
 
@@ -250,7 +264,12 @@ impl VolumeTask {
 
     /// Whether it will not open by itself.
     pub fn is_refused(&self) -> bool {
-        matches!(*self.state.lock(), State::Refused(_))
+        matches!(*self.state.lock(), State::Refused(..))
+    }
+
+    /// Whether it will not open by itself because it was not found.
+    pub fn is_missing(&self) -> bool {
+        matches!(*self.state.lock(), State::Refused(ErrorKind::NotFound, _))
     }
 
     /// The image, if it is open.
@@ -294,7 +313,7 @@ impl VolumeTask {
     pub fn depart(&self) -> Result<Option<Departure>> {
         let mut state = self.state.lock();
         let opened = match &*state {
-            State::Refused(_) => return Ok(None),
+            State::Refused(..) => return Ok(None),
             State::Open(opened) if is_fenced(&opened.image) => return Ok(None),
             State::Open(opened) => opened.clone(),
             State::Releasing(..) => return Err(leaving(&self.row.lock().name)),
@@ -346,7 +365,7 @@ impl VolumeTask {
             match &*state {
                 State::Open(opened) => (opened.clone(), None),
                 State::Releasing(opened, over) => (opened.clone(), Some(over.clone())),
-                State::Opening(_) | State::Refused(_) | State::Ended => {
+                State::Opening(_) | State::Refused(..) | State::Ended => {
                     *state = State::Ended;
                     return;
                 }
@@ -395,7 +414,7 @@ impl VolumeTask {
         let row = self.row();
         let (state, reason, status) = match &*self.state.lock() {
             State::Opening(why) => ("opening", why.clone(), None),
-            State::Refused(why) => ("refused", Some(why.clone()), None),
+            State::Refused(_, why) => ("refused", Some(why.clone()), None),
             State::Ended => ("closed", None, None),
             State::Releasing(opened, _) => ("releasing", Some(LEAVING.into()), Some(opened.image.status())),
             State::Open(opened) => {

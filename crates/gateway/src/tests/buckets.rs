@@ -1,6 +1,6 @@
 //! Buckets that are added, and what is found out about them then.
 
-use bucket::Memory;
+use bucket::{Fault, Faulty, Memory, Operation, Script};
 
 use super::*;
 use crate::catalog::BucketRow;
@@ -235,5 +235,82 @@ async fn a_store_that_took_segments_of_a_volume_is_not_left_behind() {
     assert_eq!(refused.kind(), ErrorKind::Denied);
     assert!(refused.to_string().contains("is not seen in the bucket as it is"), "{refused}");
     assert_eq!(byte(&one, "vol1", 8).await, 7);
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// A gateway with `vol1`, which another one took over while this one was stopped: here it is refused.
+async fn refused_for_another(scratch: &Scratch) -> (Arc<Gateway>, Arc<Gateway>) {
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let two = gateway(&scratch.0, "two", "1 h").await;
+    two.add_bucket("main", &scratch.url()).await.unwrap();
+    two.adopt_volume(adopt("vol1", None)).await.unwrap();
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    until(|| one.show_volume("vol1").unwrap().state == "refused").await;
+    (one, two)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_address_takes_no_volume_from_a_gateway_at_rest() {
+    let scratch = Scratch::new("at-rest");
+    let (one, two) = refused_for_another(&scratch).await;
+    two.stop(|_| ()).await.unwrap();
+    std::os::unix::fs::symlink(scratch.0.join("bucket"), scratch.0.join("link")).unwrap();
+    let before = one.volumes.lock()["vol1"].clone();
+    one.change_bucket("main", &format!("dir://{}", scratch.0.join("link").display())).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &one.volumes.lock()["vol1"]), "it was tried again");
+    assert_eq!(before.view().state, "refused");
+    // Asked for, it comes.
+    one.adopt_volume(adopt("vol1", None)).await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// What was looked for at the old address while the bucket moved is looked for at the new one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_that_the_move_of_its_bucket_overtakes_goes_on_there() {
+    let scratch = Scratch::new("overtaken");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let one = Gateway::prepare(config(&scratch.0, "one", "1 h"), seams()).await.unwrap();
+    let empty = Faulty::new(Arc::new(Memory::new()), 1);
+    let faults = empty.faults();
+    let (operation, prefix) = (Some(Operation::Get), "images/".into());
+    let fault = Fault::Slow(Duration::from_secs(1));
+    faults.script(Script { operation, prefix, skip: 0, times: 1, fault });
+    let row = BucketRow { name: "main".into(), url: scratch.url() };
+    one.ground.take_bucket(row.clone(), Arc::new(empty));
+    one.open_volumes();
+    until(|| faults.injected().contains_key("slow")).await;
+    let task = one.volumes.lock()["vol1"].clone();
+    one.ground.take_bucket(row, one.ground.open_store(&scratch.url(), false).unwrap());
+    one.open_missing("main");
+    until(|| task.view().state != "opening").await;
+    assert_eq!(task.view().state, "open", "{:?}", task.view().reason);
+    assert_eq!(byte(&one, "vol1", 8).await, 7);
+    one.stop(|_| ()).await.unwrap();
+}
+
+/// The bucket has moved whether or not the volumes can be looked up after that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_move_does_not_fail_for_what_comes_after_it() {
+    let scratch = Scratch::new("after-it");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    let catalog = rusqlite::Connection::open(scratch.0.join("one/data/catalog.db")).unwrap();
+    assert_eq!(catalog.execute("update volume set image = 'nonsense'", []).unwrap(), 1);
+    std::os::unix::fs::symlink(scratch.0.join("bucket"), scratch.0.join("link")).unwrap();
+    let link = format!("dir://{}", scratch.0.join("link").display());
+    one.change_bucket("main", &link).await.unwrap();
+    assert_eq!(one.buckets()[0].url, link);
+    let events = one.view().events;
+    assert!(events.iter().any(|e| e.text.contains("are not tried again")), "{events:?}");
     one.stop(|_| ()).await.unwrap();
 }
