@@ -167,10 +167,14 @@ impl Gateway {
         &self.ground.config
     }
 
-    /// A volume's task, which is not open yet.
+    /// The task of a volume in the catalog, which is not open yet.
     pub(crate) fn task(&self, row: VolumeRow) -> Arc<VolumeTask> {
+        self.begin(row, false)
+    }
+
+    fn begin(&self, row: VolumeRow, is_new: bool) -> Arc<VolumeTask> {
         let name = row.name.clone();
-        let task = VolumeTask::new(row, self.ground.clone(), self.targets.clone());
+        let task = VolumeTask::new(row, is_new, self.ground.clone(), self.targets.clone());
         self.volumes.lock().insert(name, task.clone());
         task
     }
@@ -314,7 +318,7 @@ impl Gateway {
         // Its epochs need not be later than those of a life here that ended: its bucket may be an older copy.
         let disk = self.ground.disks.get(&row.disk)?;
         self.catalog.unsettle(disk.journal.id(), row.image)?;
-        Ok(self.task(row))
+        Ok(self.begin(row, true))
     }
 
     /// Opens a volume, as the end of a change. Nothing else waits for it: a bucket may be away for long. One that is new to the

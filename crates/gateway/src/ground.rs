@@ -1,6 +1,7 @@
 //! What volumes stand on: cache disks and buckets, and what all volumes share.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, GatewayId, Result};
@@ -155,8 +156,18 @@ impl Ground {
     /// The words that take a volume in from its bucket. By its image: it may have been created under another name.
     pub fn adopt_words(&self, row: &VolumeRow) -> String {
         let several = self.bucket_names().len() > 1;
-        let bucket = if several { format!(" --bucket {}", row.bucket) } else { String::new() };
-        format!("volume adopt {} --image {}{bucket}", row.name, row.image)
+        adopt_words(&row.name, &row.image.to_string(), several.then_some(&*row.bucket))
+    }
+
+    /// The words that tell a demo where its bucket is, if it is not where it looks by itself. With all parameters: it would be another
+    /// place without them.
+    pub fn demo_bucket_words(&self, row: &VolumeRow) -> String {
+        let url = self.url_of(&row.bucket).unwrap_or_default();
+        let usual = self.config.data.join("bucket");
+        if bucket::directory_of(&url).is_some_and(|path| usual == Path::new(path)) {
+            return String::new();
+        }
+        format!(" --bucket '{url}'")
     }
 
     /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away.
@@ -195,6 +206,12 @@ impl Ground {
         let report = bucket::probe(bucket, &*self.seams.entropy).await?;
         Ok(ProbeView { name: name.to_owned(), findings: findings(&report) })
     }
+}
+
+/// The words behind `tidegate` that take a volume in from a bucket, which has to be named where there are several.
+pub fn adopt_words(name: &str, image: &str, bucket: Option<&str>) -> String {
+    let bucket = bucket.map_or_else(String::new, |bucket| format!(" --bucket {bucket}"));
+    format!("volume adopt {name} --image {image}{bucket}")
 }
 
 fn unknown_bucket(name: &str) -> Error {

@@ -23,6 +23,7 @@ pub use config::{Config, DiskConfig, IscsiConfig, Program, UploadConfig};
 pub use event::EventView;
 pub use fork::OpenFork;
 pub use gateway::{AdoptVolume, CreateVolume, Gateway, Seams};
+pub use ground::adopt_words;
 pub use target::{Access, ChapUser};
 pub use view::{BucketView, DiskView, ForkView, GatewayView, ProbeView, SessionView, VolumeView};
 

@@ -410,11 +410,18 @@ async fn two_gateways_want_one_volume() {
     let demo = start(demo).await.unwrap();
     demo.add_bucket("main", &scratch.url()).await.unwrap();
     let image = old.show_volume("vol1").unwrap().image;
+    let asked = demo.adopt_volume(adopt("again", None)).await.unwrap_err();
+    // With the rules that were asked for.
+    let words = "give them up for good: the same command again with --accept-loss 1";
+    assert!(asked.to_string().ends_with(words), "{asked}");
+    let at = format!("--bucket '{}'", scratch.url());
     for (name, words) in [
-        ("disk", format!("tidegate demo --data {data} --accept-loss 1")),
+        ("disk", format!("tidegate demo --data {data} {at} --accept-loss 1")),
         ("again", format!("tidegate --data-dir {data} volume adopt again --image {image} --accept-loss 1")),
     ] {
-        let refused = demo.adopt_volume(adopt(name, None)).await.unwrap_err();
+        let row = crate::catalog::VolumeRow { name: name.into(), ..old.volumes.lock()["vol1"].row() };
+        let refused =
+            demo.task(crate::catalog::VolumeRow { disk: "ssd".into(), ..row }).open(None).await.unwrap_err();
         assert!(refused.to_string().ends_with(&words), "{refused}");
     }
     demo.stop(|_| ()).await.unwrap();

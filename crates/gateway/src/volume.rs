@@ -31,6 +31,8 @@ const HALT_WITHIN: Duration = Duration::from_secs(2);
 /// A volume in the catalog, at work or not.
 pub(crate) struct VolumeTask {
     row: Mutex<VolumeRow>,
+    /// The catalog does not know it yet: it is entered when it is open, and who asked for it waits.
+    is_new: bool,
     ground: Arc<Ground>,
     targets: Arc<TargetRegistry>,
     state: Mutex<State>,
@@ -69,12 +71,18 @@ impl Drop for Background {
 }
 
 impl VolumeTask {
-    pub fn new(row: VolumeRow, ground: Arc<Ground>, targets: Arc<TargetRegistry>) -> Arc<VolumeTask> {
+    pub fn new(
+        row: VolumeRow,
+        is_new: bool,
+        ground: Arc<Ground>,
+        targets: Arc<TargetRegistry>,
+    ) -> Arc<VolumeTask> {
         if let Ok(name) = row.target.parse::<IscsiName>() {
             targets.expect(name);
         }
         Arc::new(VolumeTask {
             row: Mutex::new(row),
+            is_new,
             ground,
             targets,
             state: Mutex::new(State::Opening(None)),
@@ -185,21 +193,31 @@ impl VolumeTask {
     /// A refusal for fear of a loss, with the words that accept it.
     fn advised(&self, e: Error) -> Error {
         let Some(Unclosed { epoch }) = Unclosed::find(&e) else { return e };
+        let text = format!(
+            "{}: close it there, or, if that gateway or its cache disk is lost, give them up for good: {} --accept-loss {epoch}",
+            e.context(),
+            self.words()
+        );
+        Error::new(e.kind(), text)
+    }
+
+    /// What a user says to open it, before what is accepted.
+    fn words(&self) -> String {
+        // Only that command knows the rules and the disk it is to have.
+        if self.is_new {
+            return "the same command again with".into();
+        }
         let (row, config) = (self.row(), &self.ground.config);
         let adopt = self.ground.adopt_words(&row);
         let data = config.data.display();
-        let words = match config.program {
-            Program::Serve => adopt,
-            Program::Demo { volume } if row.name == volume => format!("demo --data {data}"),
+        match config.program {
+            Program::Serve => format!("tidegate {adopt}"),
+            Program::Demo { volume } if row.name == volume => {
+                format!("tidegate demo --data {data}{}", self.ground.demo_bucket_words(&row))
+            }
             // The demo goes on without this one, and takes it when it is told so.
-            Program::Demo { .. } => format!("--data-dir {data} {adopt}"),
-        };
-        let text = format!(
-            "{}: close it there, or, if that gateway or its cache disk is lost, give them up for good: \
-             tidegate {words} --accept-loss {epoch}",
-            e.context()
-        );
-        Error::new(e.kind(), text)
+            Program::Demo { .. } => format!("tidegate --data-dir {data} {adopt}"),
+        }
     }
 
     /// Lets initiators in, unless the volume was ended while it opened.

@@ -207,9 +207,10 @@ async fn tell_of_others(gateway: &Gateway) {
     }
     say::err(&format!(
         "the bucket holds volumes already: {}. The demo makes a disk of its own beside them; to serve one of them too, if no other \
-         gateway does: `tidegate --data-dir {} volume adopt {name}-again --image {image}`\n",
+         gateway does: `tidegate --data-dir {} {}`\n",
         all.join(", "),
-        gateway.config().data.display()
+        gateway.config().data.display(),
+        gateway::adopt_words(&format!("{name}-again"), &image.to_string(), None)
     ));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use api::{Client, SOCKET, Server};
 use base::{ByteSize, Error, ErrorKind, Result};
-use gateway::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams};
+use gateway::{Access, AdoptVolume, ChapUser, Config, CreateVolume, Gateway, OpenFork, Seams, VolumeView};
 use indicatif::{ProgressBar, ProgressStyle};
 use local::{OsEntropy, SystemClock, TokioSpawn};
 use rustix::fs::Mode;
@@ -169,14 +169,26 @@ async fn volume(client: &Client, verb: Volume) -> Result<()> {
 async fn release(client: &Client, name: &str) -> Result<()> {
     let volume = client.volume(name).await?;
     client.release(name).await?;
-    let (bucket, image) = (volume.bucket, volume.image);
+    say::out(&released(&volume));
+    Ok(())
+}
+
+/// Where a volume is that was just released, and what it takes to have it again.
+fn released(volume: &VolumeView) -> String {
+    let VolumeView { name, bucket, image, .. } = volume;
     let now = if volume.state == "fenced" {
         "which another gateway has taken over".to_owned()
     } else {
-        format!("`tidegate volume adopt {name} --image {image} --bucket {bucket}` takes it in again")
+        format!("`tidegate {}` takes it in again", gateway::adopt_words(name, image, Some(bucket)))
     };
-    say::out(&format!("volume {name} is in bucket {bucket} as image {image}: {now}\n"));
-    Ok(())
+    let had_rules = volume.mutual_chap
+        || [&volume.chap_users, &volume.initiators, &volume.networks].iter().any(|rules| !rules.is_empty());
+    let mut text = format!("volume {name} is in bucket {bucket} as image {image}: {now}\n");
+    if had_rules {
+        text += "the rules on who may use it (--chap, --mutual, --initiator, --network) are not kept: give them again when it is \
+                 adopted, or everybody may use it\n";
+    }
+    text
 }
 
 /// Waits until a volume is in its bucket, and shows meanwhile how much is not, and why it is not getting less.

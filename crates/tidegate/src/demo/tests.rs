@@ -188,6 +188,20 @@ async fn a_copied_demo_does_not_go_to_the_first_ones_store_when_its_own_is_away(
     stop(gateway).await;
 }
 
+/// What the advice gives is all that the next start needs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_advice_to_a_demo_says_where_its_bucket_is() {
+    let scratch = Scratch::new("advice");
+    let store = scratch.url("a store?x=1&y=2");
+    let (gateway, _) = start_in(&scratch.demo("demo"), &store).await.unwrap();
+    scratch.copy("demo", "lost");
+    scratch.remove("lost/cache");
+    let refused = start_in(&scratch.demo("lost"), &store).await.map(drop).unwrap_err().to_string();
+    let advice = format!("tidegate demo --data {} --bucket '{store}' --accept-loss 1", scratch.url("lost"));
+    assert!(refused.ends_with(&advice), "{refused}");
+    stop(gateway).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_demo_starts_in_a_bucket_that_has_images_of_another_kind() {
     let scratch = Scratch::new("cat");
