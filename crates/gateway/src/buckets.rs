@@ -1,11 +1,12 @@
 //! Buckets come, move to another address, and go.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use base::{Error, ErrorKind, ImageId, Result};
 use bucket::Bucket;
-use image::Severity;
+use image::{Hold, Severity};
 
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::gateway::{Gateway, check_name};
@@ -120,16 +121,34 @@ impl Gateway {
         let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
         self.change("change-bucket", |gateway| async move {
             gateway.ground.refuse_unknown_bucket(&row.name)?;
-            gateway.refuse_another_store(&row.name, &store).await?;
+            // What only a wrong store at the old address has must not come to count by a look at the new one.
+            let held = gateway.hold(&row.name).await;
+            gateway.refuse_another_store(&row.name, &store, &held).await?;
             gateway.catalog.set_url(&row)?;
             let text = format!("bucket {} is at {} now", row.name, store.url());
             gateway.ground.take_bucket(row.clone(), store);
+            drop(held);
             gateway.ground.events.note(Severity::Info, text);
             gateway.open_missing(&row.name);
             Ok(())
         })
         .await?;
         Ok(probe)
+    }
+
+    /// Keeps the open volumes of a bucket from putting anything there, and from counting what they did.
+    async fn hold(&self, bucket: &str) -> BTreeMap<ImageId, Hold> {
+        let mut held = BTreeMap::new();
+        for row in self.users_of(bucket) {
+            let image = self.volumes.lock().get(&row.name).and_then(|task| task.image());
+            // One that has ended puts nothing more.
+            if let Some(image) = image
+                && let Ok(hold) = image.hold().await
+            {
+                held.insert(row.image, hold);
+            }
+        }
+        held
     }
 
     /// Tries the volumes of a bucket again that were not found where it was. Others that refused stay so until somebody asks for them:
@@ -151,7 +170,12 @@ impl Gateway {
 
     /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, or is another one by now, the
     /// store must hold each of its volumes, and not as they were at an earlier time, as in a copy.
-    async fn refuse_another_store(&self, name: &str, store: &Arc<dyn Bucket>) -> Result<()> {
+    async fn refuse_another_store(
+        &self,
+        name: &str,
+        store: &Arc<dyn Bucket>,
+        held: &BTreeMap<ImageId, Hold>,
+    ) -> Result<()> {
         let users = self.users_of(name);
         if let Ok(known) = self.ground.bucket(name) {
             match bucket::is_same_store(&*known, &**store, &*self.ground.seams.entropy).await {
@@ -185,7 +209,8 @@ impl Gateway {
                 self.volumes.lock().get(volume).and_then(|task| task.image()).map(|image| image.epoch());
             let disk = self.ground.disks.get(&row.disk).ok();
             let known = here.max(disk.and_then(|disk| disk.newest_recovered(row.image)));
-            if loaded.last_owner.as_ref().map(|owner| owner.epoch) < known {
+            let lacks = held.get(&row.image).is_some_and(|hold| loaded.chain.head.number < hold.durable);
+            if lacks || loaded.last_owner.as_ref().map(|owner| owner.epoch) < known {
                 return Err(another(name, &format!("volume {volume} is there as it was at an earlier time")));
             }
         }

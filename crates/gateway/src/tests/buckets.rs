@@ -98,8 +98,13 @@ async fn a_bucket_gets_another_address_only_if_it_is_the_same_store() {
     // It moved, and the volume was opened once more since the copy was made.
     let one = gateway(&scratch.0, "one", "1 h").await;
     until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    // A copy of this very time, but for what was written since.
+    copy(&bucket, &scratch.0.join("late"));
+    write(&one, "vol1", 32, 10).await;
+    one.drain_volume("vol1").await.unwrap();
     std::fs::rename(&bucket, &new).unwrap();
-    for (other, why) in [("copy", "as it was at an earlier time"), ("empty", "vol1 is not there")] {
+    let earlier = "as it was at an earlier time";
+    for (other, why) in [("copy", earlier), ("late", earlier), ("empty", "vol1 is not there")] {
         let refused = one.change_bucket("main", &url(other)).await.unwrap_err();
         assert!(refused.to_string().contains(why), "{refused}");
     }
@@ -111,7 +116,7 @@ async fn a_bucket_gets_another_address_only_if_it_is_the_same_store() {
     drop(one);
     let one = gateway(&scratch.0, "one", "1 h").await;
     until(|| one.show_volume("vol1").unwrap().state == "open").await;
-    for (sector, byte_there) in [(8, 7), (16, 8), (24, 9)] {
+    for (sector, byte_there) in [(8, 7), (16, 8), (24, 9), (32, 10)] {
         assert_eq!(byte(&one, "vol1", sector).await, byte_there);
     }
     one.stop(|_| ()).await.unwrap();
@@ -282,14 +287,15 @@ async fn an_opening_that_the_move_of_its_bucket_overtakes_goes_on_there() {
     let empty = Faulty::new(Arc::new(Memory::new()), 1);
     let faults = empty.faults();
     let (operation, prefix) = (Some(Operation::Get), "images/".into());
-    let fault = Fault::Slow(Duration::from_secs(1));
+    let fault = Fault::Slow(Duration::from_secs(3));
     faults.script(Script { operation, prefix, skip: 0, times: 1, fault });
     let row = BucketRow { name: "main".into(), url: scratch.url() };
+    let there = one.ground.open_store(&scratch.url(), false).unwrap();
     one.ground.take_bucket(row.clone(), Arc::new(empty));
     one.open_volumes();
     until(|| faults.injected().contains_key("slow")).await;
     let task = one.volumes.lock()["vol1"].clone();
-    one.ground.take_bucket(row, one.ground.open_store(&scratch.url(), false).unwrap());
+    one.ground.take_bucket(row, there);
     one.open_missing("main");
     until(|| task.view().state != "opening").await;
     assert_eq!(task.view().state, "open", "{:?}", task.view().reason);
