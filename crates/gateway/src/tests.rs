@@ -79,10 +79,14 @@ async fn gateway(home: &Path, name: &str, age: &str) -> Arc<Gateway> {
 }
 
 async fn start(config: Config) -> base::Result<Arc<Gateway>> {
+    prepare(config).await.inspect(|gateway| gateway.open_volumes())
+}
+
+async fn prepare(config: Config) -> base::Result<Arc<Gateway>> {
     let seams = seams();
     // In one process the tasks of a gateway that was stopped may hold its directory for a moment longer.
     for _ in 0..100 {
-        match Gateway::start(config.clone(), seams.clone()).await {
+        match Gateway::prepare(config.clone(), seams.clone()).await {
             Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
             started => return started,
         }

@@ -283,7 +283,7 @@ async fn an_opening_that_the_move_of_its_bucket_overtakes_goes_on_there() {
     write(&one, "vol1", 8, 7).await;
     one.stop(|_| ()).await.unwrap();
     drop(one);
-    let one = Gateway::prepare(config(&scratch.0, "one", "1 h"), seams()).await.unwrap();
+    let one = prepare(config(&scratch.0, "one", "1 h")).await.unwrap();
     let empty = Faulty::new(Arc::new(Memory::new()), 1);
     let faults = empty.faults();
     let (operation, prefix) = (Some(Operation::Get), "images/".into());

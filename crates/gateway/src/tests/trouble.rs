@@ -98,7 +98,7 @@ async fn a_volume_whose_disk_is_not_configured_says_so() {
     let mut other = config(&scratch.0, "one", "200 ms");
     other.disks[0].name = "hdd".into();
     other.disks[0].path = scratch.0.join("hdd");
-    let started = Gateway::start(other, seams()).await.unwrap();
+    let started = start(other).await.unwrap();
     until(|| started.show_volume("vol1").unwrap().state == "refused").await;
     let why = started.show_volume("vol1").unwrap().reason.unwrap();
     assert!(why.contains("no cache disk \"ssd\"") && why.contains("hdd"), "{why}");
