@@ -610,8 +610,11 @@ impl Image {
     /// Nothing is put into the bucket, and nothing counts, while what this gives lives: the store behind it may change meanwhile.
     /// What was put and did not count yet is put again afterwards.
     pub async fn hold(&self) -> Result<Hold> {
+        // Before it is asked for: who gives up waiting lets go of it, too.
+        let mut hold = Hold { requests: self.core.requests.clone(), durable: Number(0) };
         self.request(Request::Hold).await?;
-        Ok(Hold { requests: self.core.requests.clone(), durable: self.status().durable })
+        hold.durable = self.status().durable;
+        Ok(hold)
     }
 
     async fn request(&self, make: impl FnOnce(oneshot::Sender<Result<()>>) -> Request) -> Result<()> {
