@@ -36,6 +36,11 @@ pub async fn keep_ready() {
     POOL.keep_ready().await;
 }
 
+/// The bytes of memory that a buffer of `len` bytes takes.
+pub fn footprint(len: usize) -> usize {
+    pool::class_of(len).map_or_else(|| len.next_multiple_of(ALIGN), pool::size_of)
+}
+
 /// A byte buffer whose first byte lies on an [`ALIGN`] boundary.
 pub struct AlignedBuf {
     memory: Memory,
@@ -161,7 +166,7 @@ impl Memory {
         if let Some(class) = pool::class_of(len) {
             return Memory { ptr: POOL.take(class), size: pool::size_of(class) };
         }
-        let layout = Self::layout(len.next_multiple_of(ALIGN));
+        let layout = Self::layout(footprint(len));
         // SAFETY: the layout is never of size zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) });
         Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size() }

@@ -77,14 +77,23 @@ fn not_the_disk(config: &DiskConfig, found: Option<JournalId>) -> Error {
     )
 }
 
+/// The bytes of memory that the clean cache of a disk may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CacheMemory {
+    /// For its index.
+    pub index: u64,
+    /// For what is read again.
+    pub reads: u64,
+}
+
 impl CacheDisk {
     /// Opens it and recovers its journal. `Corrupt` names a file and offset that has rotted. `Denied` if it had the journal `known`
-    /// before, and has not now. The index of its clean cache may take `index` bytes of memory.
+    /// before, and has not now.
     pub async fn open(
         config: &DiskConfig,
         seams: &Seams,
         known: Option<JournalId>,
-        index: u64,
+        memory: CacheMemory,
     ) -> Result<CacheDisk> {
         let disk: Arc<dyn Disk> = OsDisk::open(&config.path)?;
         // A journal that does not say which it is, is dealt with below.
@@ -96,7 +105,8 @@ impl CacheDisk {
         let device = std::fs::metadata(&config.path).map_or(0, |about| about.dev());
         let options = CacheOptions {
             capacity: config.cache.0,
-            index_budget: index,
+            index_budget: memory.index,
+            memory: memory.reads,
             spare: SPARE.0,
             ..CacheOptions::default()
         };
@@ -179,6 +189,7 @@ impl CacheDisk {
             local_segments: self.spool.bytes(),
             cache_used: cache.lines * (64 << 10),
             cache_capacity: self.cache_most.0,
+            cache_in_memory: cache.in_memory,
             cache_hits: cache.hits,
             cache_misses: cache.misses,
             trouble: None,

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::config::{Config, DiskConfig};
-use crate::disk::{CacheDisk, DiskRoom};
+use crate::disk::{CacheDisk, CacheMemory, DiskRoom};
 use crate::gateway::{Gateway, Seams, make_directory};
 use crate::view::DiskView;
 
@@ -189,8 +189,10 @@ async fn open(
 ) -> Result<Arc<CacheDisk>> {
     make_directory(&disk.path)?;
     let known = if config.may_be_new(disk) { None } else { catalog.journal(&disk.name)? };
-    let index = crate::memory::for_cache_indexes().0 / config.disks.len() as u64;
-    let opened = CacheDisk::open(disk, seams, known, index)
+    let part = |all: ByteSize| all.0 / config.disks.len() as u64;
+    let memory =
+        CacheMemory { index: part(crate::memory::for_cache_indexes()), reads: part(config.read_memory) };
+    let opened = CacheDisk::open(disk, seams, known, memory)
         .await
         .map_err(|e| e.within(format!("cache disk {}", disk.name)))?;
     if let Err(e) = catalog.set_journal(&disk.name, opened.journal.id()) {

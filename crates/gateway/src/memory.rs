@@ -1,9 +1,9 @@
-//! How much memory this machine has for dirty data, where nobody has said it.
+//! How much memory this machine has for dirty data and for what is read again, where nobody has said it.
 
 use base::{ByteSize, Spawn, Urgency};
 use scsi::iscsi::Limits;
 
-/// The part of the machine's memory that dirty data may take, and sealed segments again.
+/// The part of the machine's memory that dirty data may take, sealed segments again, and what is read again too.
 const PART: u64 = 16;
 const LEAST: ByteSize = ByteSize::mib(64);
 const MOST: ByteSize = ByteSize::gib(2);
@@ -12,8 +12,8 @@ const WARM: ByteSize = ByteSize::mib(256);
 
 /// Prepares memory for buffers: some is there from the start, more is taken from the kernel before a burst of writes comes to need
 /// it, and what it took is kept for the next one. On a virtual machine the first use of memory can be slower than the disk.
-pub(crate) fn prepare(dirty: ByteSize, spawn: &dyn Spawn) {
-    base::buffer::keep(dirty.0.max(SPARE.0) as usize);
+pub(crate) fn prepare(dirty: ByteSize, reads: ByteSize, spawn: &dyn Spawn) {
+    base::buffer::keep((dirty.0.max(SPARE.0) + reads.0) as usize);
     let warm = (dirty.0 / 2).min(WARM.0) as usize;
     spawn.spawn_thread(
         "memory",
@@ -31,6 +31,11 @@ const SPARE: ByteSize = ByteSize::mib(128);
 /// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 2 GiB.
 pub fn for_dirty_data() -> ByteSize {
     ByteSize((of_machine().0 / PART).clamp(LEAST.0, MOST.0))
+}
+
+/// As much for parts of the clean caches that are read again.
+pub fn for_reads() -> ByteSize {
+    for_dirty_data()
 }
 
 /// What the indexes of all clean caches may take: an eighth of it, and 128 MiB on any machine.

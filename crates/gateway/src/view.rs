@@ -46,6 +46,8 @@ pub struct DiskView {
     pub cache_used: u64,
     /// Its limit.
     pub cache_capacity: u64,
+    /// What of it is in memory too.
+    pub cache_in_memory: u64,
     /// Reads it served.
     pub cache_hits: u64,
     /// Reads it did not.

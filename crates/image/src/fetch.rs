@@ -235,6 +235,9 @@ impl Core {
             }
             hits.push(hit);
         }
+        if let Some((last, _)) = pieces.last().filter(|_| !absent.is_empty()) {
+            self.readahead.missed(last.end());
+        }
         let (mut hits, mut frames) = (hits.into_iter(), self.fetch(absent).await?.into_iter());
         let mut out = Vec::with_capacity(pieces.len());
         for (run, source) in pieces {
@@ -368,7 +371,9 @@ impl Core {
         self.env.spawn.spawn(
             "readahead",
             Box::pin(async move {
-                core.prefetch(span).await;
+                if core.prefetch(span).await == Some(0) {
+                    core.readahead.is_there(span);
+                }
             }),
         );
     }
@@ -382,8 +387,8 @@ impl Core {
         let work = async move {
             let mut room = core.env.cache.stats().room as usize;
             for at in (span.start..span.end()).step_by(PREFETCH_STEP as usize) {
-                room = room
-                    .saturating_sub(core.prefetch(Span::new(at, PREFETCH_STEP.min(span.end() - at))).await);
+                let step = Span::new(at, PREFETCH_STEP.min(span.end() - at));
+                room = room.saturating_sub(core.prefetch(step).await.unwrap_or(0));
                 if room == 0 || core.usable().is_err() {
                     break;
                 }
@@ -393,15 +398,15 @@ impl Core {
         self.env.spawn.spawn("prefetch", Box::pin(work));
     }
 
-    /// How many frames it fetched.
-    async fn prefetch(self: &Arc<Self>, span: Span) -> usize {
-        let Ok(pieces) = self.resolve(span).await else { return 0 };
+    /// How many frames it fetched; `None` if it could not.
+    async fn prefetch(self: &Arc<Self>, span: Span) -> Option<usize> {
+        let pieces = self.resolve(span).await.ok()?;
         let wanted = pieces.into_iter().filter_map(|(_, source)| match source {
             Source::Stored { frame, .. } if !self.env.cache.contains(&frame.key()) => Some(frame),
             _ => None,
         });
         // What cannot be fetched now will be reported when it is read.
-        self.fetch(wanted.collect()).await.map_or(0, |frames| frames.len())
+        self.fetch(wanted.collect()).await.ok().map(|frames| frames.len())
     }
 
     /// Keeps a segment of our own that is being uploaded as clean cache.

@@ -20,6 +20,15 @@ struct Stream {
     hits: u32,
     step: u64,
     used: u64,
+    /// What lies ahead was there already when it was last looked for: nobody looks again before a read misses something.
+    rests: bool,
+}
+
+impl Stream {
+    /// A reader that has just read for the first time.
+    fn new(next: u64, used: u64) -> Stream {
+        Stream { next, ahead: next, hits: 1, step: FIRST, used, rests: false }
+    }
 }
 
 /// The readers of an image.
@@ -37,13 +46,17 @@ impl Readahead {
         let tick = *tick;
         let Some(stream) = streams.iter_mut().find(|s| s.hits > 0 && s.next == span.start) else {
             let oldest = streams.iter_mut().min_by_key(|s| s.used)?;
-            *oldest = Stream { next: span.end(), ahead: span.end(), hits: 1, step: FIRST, used: tick };
+            *oldest = Stream::new(span.end(), tick);
             return None;
         };
         stream.next = span.end();
         stream.used = tick;
         stream.hits += 1;
         stream.ahead = stream.ahead.max(span.end());
+        if stream.rests {
+            stream.ahead = stream.next;
+            return None;
+        }
         if stream.hits < 3 || stream.ahead - stream.next > stream.step / 2 {
             return None;
         }
@@ -52,4 +65,24 @@ impl Readahead {
         stream.step = (stream.step * 2).min(LONGEST);
         Some(ahead)
     }
+
+    /// All of `ahead`, which was to be fetched, is there already.
+    pub fn is_there(&self, ahead: Span) {
+        let (streams, _) = &mut *self.streams.lock();
+        let asked = |s: &&mut Stream| s.ahead >= ahead.end() && s.ahead - ahead.end() <= LONGEST;
+        for stream in streams.iter_mut().filter(asked) {
+            stream.rests = true;
+        }
+    }
+
+    /// A read that was to end at this sector found something missing, and waits for it.
+    pub fn missed(&self, end: u64) {
+        let (streams, _) = &mut *self.streams.lock();
+        for stream in streams.iter_mut().filter(|s| s.next >= end && s.next - end <= LONGEST) {
+            stream.rests = false;
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -327,3 +327,42 @@ fn what_was_written_over_leaves_the_cache() {
         image.close().await.unwrap();
     });
 }
+
+/// Where all is in the cache nobody looks ahead of a reader; where it is not, the reader waits for the first of it only.
+#[test]
+fn a_reader_who_leaves_the_cache_is_fetched_for_again() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        let size = 8u64 << 20;
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(size), 512).await.unwrap();
+        let mut setup = setup();
+        setup.cache.capacity = 8 * size;
+        let running = start(&SimDisk::new(8), store.clone(), &setup, 8).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; size as usize]);
+        for at in 0..size >> 16 {
+            model.write(&image, at << 7, pattern(at, 64 << 10, false)).await;
+            image.drain().await.unwrap();
+        }
+        image.close().await.unwrap();
+        let running = start(&SimDisk::new(9), store.clone(), &setup, 9).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        let (line, lines) = (128, size / SECTOR / 128);
+        // Backwards, so that nobody takes it for a reader who goes on.
+        for n in (0..lines / 2).rev() {
+            read(&image, Span::new(n * line, line)).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let mut missed = [0; 2];
+        for n in 0..lines {
+            let before = running.env.cache.stats().misses;
+            let span = Span::new(n * line, line);
+            assert!(read(&image, span).await.unwrap() == model.part(span));
+            missed[usize::from(n >= lines / 2)] += running.env.cache.stats().misses - before;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(missed[0], 0);
+        assert!((1..5).contains(&missed[1]), "{missed:?} of {lines}");
+        image.close().await.unwrap();
+    });
+}

@@ -116,7 +116,7 @@ impl Machine {
         let (journal, recovery) =
             Journal::open(disk.clone(), options, process.clone(), entropy.clone()).await?;
         let spool = Arc::new(Spool::open(disk.clone()).await?);
-        let options = CacheOptions { capacity: 1 << 20, ..CacheOptions::default() };
+        let options = CacheOptions { capacity: 1 << 20, memory: 256 << 10, ..CacheOptions::default() };
         let cache = Cache::open(disk, options, process.clone()).await?;
         let events = Arc::new(EventList::default());
         let policy = RetryPolicy::default();

@@ -76,6 +76,7 @@ fn config(data: &Path, iscsi: SocketAddr) -> Config {
         iscsi: IscsiConfig { listen: vec![iscsi], ..IscsiConfig::default() },
         upload: UploadConfig::default(),
         memory: gateway::memory::for_dirty_data(),
+        read_memory: gateway::memory::for_reads(),
         stop_within: Duration::from_secs(30),
         program: Program::Demo { volume: VOLUME },
         new_disks: Vec::new(),

@@ -192,7 +192,12 @@ pub fn status(g: &GatewayView) -> Result<()> {
             d.name.clone(),
             format!("{} of {}", ByteSize(d.journal_used), ByteSize(d.journal_capacity)),
             ByteSize(d.local_segments).to_string(),
-            format!("{} of {}", ByteSize(d.cache_used), ByteSize(d.cache_capacity)),
+            format!(
+                "{} of {}, {} in memory",
+                ByteSize(d.cache_used),
+                ByteSize(d.cache_capacity),
+                ByteSize(d.cache_in_memory)
+            ),
             format!("{} %", d.cache_hits * 100 / reads),
             d.path.clone(),
         ]);

@@ -2,9 +2,10 @@
 //!
 //! Losing a line costs a fetch and nothing else, so inserts are written without sync, may be dropped, and are forgotten after a crash.
 //! What must never happen is that a wrong byte is served: each line has a CRC-32C per 4 KiB in memory, verified
-//! on every read. Layout on disk: `docs/formats/cache.md`. Requirements: F03, F33, B12, C13.
+//! on every read from the disk. What is read again stays in memory, as far as there is some for it. Layout on disk: `docs/formats/cache.md`. Requirements: F03, F33, B12, C13.
 
 mod index;
+mod memory;
 mod shard;
 mod writer;
 
@@ -17,7 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
 
 use crate::disk::{Disk, DiskFile};
-use shard::{Held, Shard};
+use shard::{Found, Held, Shard};
 use writer::{Push, Queue};
 
 /// The length of a line in bytes; the last one of a segment may be shorter.
@@ -40,6 +41,8 @@ pub struct CacheOptions {
     pub capacity: u64,
     /// Bytes of memory for the index; it limits the number of lines (256 bytes for each 64 KiB).
     pub index_budget: u64,
+    /// Bytes of memory for what is read again.
+    pub memory: u64,
     /// Bytes of lines waiting to be written; beyond it inserts are dropped.
     pub queue: u64,
     /// Free bytes of the file system that the cache does not grow into.
@@ -48,7 +51,13 @@ pub struct CacheOptions {
 
 impl Default for CacheOptions {
     fn default() -> CacheOptions {
-        CacheOptions { capacity: 16 << 30, index_budget: 128 << 20, queue: 32 << 20, spare: 0 }
+        CacheOptions {
+            capacity: 16 << 30,
+            index_budget: 128 << 20,
+            memory: 64 << 20,
+            queue: 32 << 20,
+            spare: 0,
+        }
     }
 }
 
@@ -115,6 +124,8 @@ pub struct CacheStats {
     pub room: u64,
     /// Bytes of its files.
     pub on_disk: u64,
+    /// Bytes of lines that are in memory too.
+    pub in_memory: u64,
 }
 
 #[derive(Default)]
@@ -173,9 +184,18 @@ fn slab_name(slab: u32) -> String {
     format!("{DIR}/{slab:08x}.slab")
 }
 
-/// A verified range to be read.
+/// What is to be done for a read.
+enum Way {
+    /// Nothing: it was in memory.
+    Had(Bytes),
+    Read(Plan),
+}
+
+/// A range to be read and verified.
 struct Plan {
     held: Held,
+    /// Whether what is read is worth keeping in memory.
+    again: bool,
     file: Arc<dyn DiskFile>,
     /// The blocks around the range, in bytes from the start of the line.
     from: usize,
@@ -187,7 +207,8 @@ impl Cache {
     pub async fn open(disk: Arc<dyn Disk>, options: CacheOptions, spawn: Arc<dyn Spawn>) -> Result<Cache> {
         let lines = lines_for(&options);
         let found = index::take(&*disk).await?;
-        let mut shards: Vec<Shard> = (0..SHARDS).map(|s| Shard::new(s, lines / SHARDS)).collect();
+        let mut shards: Vec<Shard> =
+            (0..SHARDS).map(|s| Shard::new(s, lines / SHARDS, options.memory / u64::from(SHARDS))).collect();
         let mut slabs = Vec::new();
         for (name, len) in disk.list(DIR).await? {
             let slab = name.strip_suffix(".slab").and_then(|n| u32::from_str_radix(n, 16).ok());
@@ -259,16 +280,20 @@ impl Cache {
         push
     }
 
-    fn plan(&self, key: &LineKey, offset: usize, len: usize) -> Option<Plan> {
-        let held = self.0.shard(key).lock().look_up(key)?;
-        let end = offset.checked_add(len).filter(|end| *end <= held.len as usize)?;
+    fn plan(&self, key: &LineKey, offset: usize, len: usize) -> Option<Way> {
+        let end = offset.checked_add(len)?;
+        let (held, again) = match self.0.shard(key).lock().look_up(key, offset, end)? {
+            Found::Memory(bytes) => return Some(Way::Had(bytes)),
+            Found::Disk { held, again } => (held, again),
+        };
         let file = self.0.slabs.read().get((held.slot / SLAB_LINES) as usize).cloned().flatten()?;
         let from = offset / BLOCK * BLOCK;
         let to = end.next_multiple_of(BLOCK).min(held.len as usize);
-        Some(Plan { held, file, from, to })
+        Some(Way::Read(Plan { held, again, file, from, to }))
     }
 
-    /// Checks what was read and cuts out what was asked for; drops the line if it is damaged.
+    /// Checks what was read and cuts out what was asked for; drops the line if it is damaged. What of it is read again stays in
+    /// memory.
     fn finish(
         &self,
         key: &LineKey,
@@ -284,29 +309,38 @@ impl Cache {
         if good.is_none() && self.0.shard(key).lock().remove_if(key, plan.held.turn) {
             count(&self.0.counters.corrupt);
         }
-        good.map(|bytes| bytes.slice(offset - plan.from..offset - plan.from + len))
+        let bytes = good?;
+        if plan.again {
+            self.0.shard(key).lock().keep(key, plan.held.turn, plan.from, bytes.clone());
+        }
+        Some(bytes.slice(offset - plan.from..offset - plan.from + len))
     }
 
     /// The bytes at `offset` of a line, if that needs no waiting for the disk.
     pub fn try_read(&self, key: LineKey, offset: usize, len: usize) -> Lookup {
-        let Some(plan) = self.plan(&key, offset, len) else {
-            count(&self.0.counters.misses);
-            return Lookup::Miss;
+        let found = match self.plan(&key, offset, len) {
+            None => None,
+            Some(Way::Had(bytes)) => Some(bytes),
+            Some(Way::Read(plan)) => {
+                let mut buf = AlignedBuf::for_overwrite(plan.to - plan.from);
+                let at = writer::offset_of(plan.held.slot) + plan.from as u64;
+                let read = match plan.file.try_read(at, &mut buf) {
+                    Ok(false) => return Lookup::WouldBlock,
+                    Ok(true) => Ok(buf.into_bytes()),
+                    Err(e) => Err(e),
+                };
+                self.finish(&key, &plan, read, offset, len)
+            }
         };
-        let mut buf = AlignedBuf::for_overwrite(plan.to - plan.from);
-        let read = match plan.file.try_read(writer::offset_of(plan.held.slot) + plan.from as u64, &mut buf) {
-            Ok(false) => return Lookup::WouldBlock,
-            Ok(true) => Ok(buf.into_bytes()),
-            Err(e) => Err(e),
-        };
-        self.answer(self.finish(&key, &plan, read, offset, len)).map_or(Lookup::Miss, Lookup::Hit)
+        self.answer(found).map_or(Lookup::Miss, Lookup::Hit)
     }
 
     /// The bytes at `offset` of a line, waiting for the disk if need be.
     pub async fn read(&self, key: LineKey, offset: usize, len: usize) -> Option<Bytes> {
         let found = match self.plan(&key, offset, len) {
             None => None,
-            Some(plan) => {
+            Some(Way::Had(bytes)) => Some(bytes),
+            Some(Way::Read(plan)) => {
                 let at = writer::offset_of(plan.held.slot) + plan.from as u64;
                 let read = plan.file.read(at, plan.to - plan.from).await;
                 self.finish(&key, &plan, read, offset, len)
@@ -351,6 +385,9 @@ impl Cache {
 
     /// Sets other bounds. Lines beyond them go, and their room on the disk is given back, in the background.
     pub fn resize(&self, options: CacheOptions) {
+        for shard in &self.0.shards {
+            shard.lock().set_memory(options.memory / u64::from(SHARDS));
+        }
         let bounds = writer::Bounds::new(lines_for(&options), options.spare);
         self.0.queue.lock().resize(options.queue, bounds);
         self.0.work.notify_one();
@@ -368,10 +405,13 @@ impl Cache {
     pub fn stats(&self) -> CacheStats {
         let c = &self.0.counters;
         let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (lines, room) = self.0.shards.iter().fold((0, 0), |(lines, room), shard| {
+        let (mut lines, mut room, mut in_memory) = (0, 0, 0);
+        for shard in &self.0.shards {
             let shard = shard.lock();
-            (lines + shard.len() as u64, room + u64::from(shard.room()))
-        });
+            lines += shard.len() as u64;
+            room += u64::from(shard.room());
+            in_memory += shard.in_memory();
+        }
         CacheStats {
             hits: get(&c.hits),
             misses: get(&c.misses),
@@ -381,6 +421,7 @@ impl Cache {
             corrupt: get(&c.corrupt),
             lines,
             room,
+            in_memory,
             on_disk: self.0.slabs.read().iter().flatten().count() as u64 * writer::SLAB,
         }
     }

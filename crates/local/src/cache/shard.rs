@@ -7,8 +7,10 @@
 use std::collections::VecDeque;
 
 use base::ImageId;
+use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
+use super::memory::{Memory, Parts};
 use super::{BLOCK, LINE, LineKey, SHARDS, SegmentKey};
 
 /// Sums of a line's blocks.
@@ -24,11 +26,22 @@ pub(super) struct Held {
     pub sums: Sums,
 }
 
-#[derive(Clone, Copy)]
 struct Entry {
     key: LineKey,
     held: Held,
     reads: u8,
+    /// What of it is in memory too.
+    parts: Option<Box<Parts>>,
+}
+
+/// Where the bytes of a line are.
+pub(super) enum Found {
+    Memory(Bytes),
+    /// In its slot only; `again` says whether the line was read before.
+    Disk {
+        held: Held,
+        again: bool,
+    },
 }
 
 /// See the module.
@@ -48,10 +61,12 @@ pub(super) struct Shard {
     ghosts: VecDeque<u64>,
     ghost_set: FxHashSet<u64>,
     turns: u64,
+    memory: Memory,
 }
 
 impl Shard {
-    pub fn new(index: u32, room: u32) -> Shard {
+    /// Of `room` lines, parts of which may take `memory` bytes of memory.
+    pub fn new(index: u32, room: u32, memory: u64) -> Shard {
         Shard {
             index,
             room,
@@ -64,6 +79,7 @@ impl Shard {
             ghosts: VecDeque::new(),
             ghost_set: FxHashSet::default(),
             turns: 0,
+            memory: Memory::new(memory),
         }
     }
 
@@ -79,12 +95,43 @@ impl Shard {
         self.map.contains_key(key)
     }
 
-    /// Finds a line and notes that it was read.
-    pub fn look_up(&mut self, key: &LineKey) -> Option<Held> {
+    /// Bytes of memory that parts of lines take.
+    pub fn in_memory(&self) -> u64 {
+        self.memory.used()
+    }
+
+    /// Finds the bytes from `from` to `end` of a line, if it is as long, and notes that it was read.
+    pub fn look_up(&mut self, key: &LineKey, from: usize, end: usize) -> Option<Found> {
         let local = *self.map.get(key)?;
-        let entry = self.entries[local as usize].as_mut()?;
+        let entry = self.entries[local as usize].as_mut().filter(|entry| end <= entry.held.len as usize)?;
+        let again = entry.reads > 0;
         entry.reads = (entry.reads + 1).min(3);
-        Some(entry.held)
+        let in_memory = entry.parts.as_mut().and_then(|parts| parts.find(from, end));
+        Some(in_memory.map_or(Found::Disk { held: entry.held, again }, Found::Memory))
+    }
+
+    /// Keeps in memory what was read from a line, and verified, if it is still the one that was looked up.
+    pub fn keep(&mut self, key: &LineKey, turn: u64, from: usize, bytes: Bytes) {
+        let Some(local) = self.map.get(key).copied() else { return };
+        let Some(entry) = at(&mut self.entries, (local, turn)) else { return };
+        self.memory.add((local, turn), &mut entry.parts, from, bytes);
+        self.fit_memory();
+        let entries = &self.entries;
+        self.memory.tidy(2 * self.map.len() + 64, |place| is_at(entries, place));
+    }
+
+    /// Changes how many bytes of memory parts of lines may take.
+    pub fn set_memory(&mut self, limit: u64) {
+        self.memory.set_limit(limit);
+        self.fit_memory();
+    }
+
+    fn fit_memory(&mut self) {
+        while let Some(place) = self.memory.next() {
+            if let Some(entry) = at(&mut self.entries, place) {
+                self.memory.turn(place, &mut entry.parts);
+            }
+        }
     }
 
     /// Takes a slot to write a line into, evicting one if it must. It belongs to the caller until [`Shard::settle`]
@@ -137,7 +184,7 @@ impl Shard {
             return;
         }
         if self.entries.len() as u32 <= local {
-            self.entries.resize(local as usize + 1, None);
+            self.entries.resize_with(local as usize + 1, || None);
         }
         if self.entries[local as usize].is_none() {
             self.put(key, held, true, 0);
@@ -153,19 +200,13 @@ impl Shard {
         self.turns += 1;
         let held = Held { turn: self.turns, ..held };
         let local = held.slot / SHARDS;
-        self.entries[local as usize] = Some(Entry { key, held, reads });
+        self.entries[local as usize] = Some(Entry { key, held, reads, parts: None });
         self.map.insert(key, local);
         let (lines, highest) = self.segments.entry(key.segment()).or_default();
         *lines += 1;
         *highest = (*highest).max(key.line);
         let queue = if main { &mut self.main } else { &mut self.small };
         queue.push_back((local, self.turns));
-    }
-
-    /// The entry that a place in a queue means, if it is still the same line.
-    fn at(&mut self, place: (u32, u64)) -> Option<&mut Entry> {
-        let entry = self.entries.get_mut(place.0 as usize)?.as_mut()?;
-        (entry.held.turn == place.1).then_some(entry)
     }
 
     fn evict_one(&mut self) -> bool {
@@ -178,7 +219,7 @@ impl Shard {
                 }
                 continue;
             };
-            let Some(entry) = self.at(place) else { continue };
+            let Some(entry) = at(&mut self.entries, place) else { continue };
             if entry.reads > 0 {
                 entry.reads = if probation { 0 } else { entry.reads - 1 };
                 self.main.push_back(place);
@@ -207,7 +248,8 @@ impl Shard {
     /// Forgets a line.
     pub fn remove(&mut self, key: &LineKey) -> bool {
         let Some(local) = self.map.remove(key) else { return false };
-        self.entries[local as usize] = None;
+        let entry = self.entries[local as usize].take();
+        self.memory.gone(entry.and_then(|entry| entry.parts));
         self.free.push(local);
         if let Some(lines) = self.segments.get_mut(&key.segment()) {
             lines.0 -= 1;
@@ -218,17 +260,15 @@ impl Shard {
         // Places of removed lines stay in the queues until they come round; they must not pile up.
         if self.small.len() + self.main.len() > 2 * self.room as usize + 64 {
             let entries = &self.entries;
-            let same = |p: &(u32, u64)| entries[p.0 as usize].is_some_and(|e| e.held.turn == p.1);
-            self.small.retain(same);
-            self.main.retain(same);
+            self.small.retain(|place| is_at(entries, place));
+            self.main.retain(|place| is_at(entries, place));
         }
         true
     }
 
     /// Forgets a line if it is still the one that was looked up.
     pub fn remove_if(&mut self, key: &LineKey, turn: u64) -> bool {
-        let same =
-            self.map.get(key).is_some_and(|l| self.entries[*l as usize].is_some_and(|e| e.held.turn == turn));
+        let same = self.map.get(key).is_some_and(|local| is_at(&self.entries, &(*local, turn)));
         same && self.remove(key)
     }
 
@@ -270,4 +310,13 @@ impl Shard {
             (entry.held.turn == *turn).then_some((entry.key, entry.held))
         })
     }
+}
+
+/// The entry that a place in a queue means, if it is still the same line.
+fn at(entries: &mut [Option<Entry>], (local, turn): (u32, u64)) -> Option<&mut Entry> {
+    entries.get_mut(local as usize)?.as_mut().filter(|entry| entry.held.turn == turn)
+}
+
+fn is_at(entries: &[Option<Entry>], (local, turn): &(u32, u64)) -> bool {
+    entries.get(*local as usize).and_then(Option::as_ref).is_some_and(|entry| entry.held.turn == *turn)
 }

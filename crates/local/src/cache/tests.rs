@@ -15,12 +15,16 @@ fn block_on<T>(f: impl Future<Output = T>) -> T {
 }
 
 fn options(lines: u64) -> CacheOptions {
-    CacheOptions { capacity: lines * LINE as u64, ..CacheOptions::default() }
+    CacheOptions { capacity: lines * LINE as u64, memory: 0, ..CacheOptions::default() }
 }
 
 async fn open(disk: &SimDisk, lines: u64) -> Cache {
+    open_with(disk, options(lines)).await
+}
+
+async fn open_with(disk: &SimDisk, options: CacheOptions) -> Cache {
     let spawn = Arc::new(TaskSpawn::new(tokio::runtime::Handle::current()));
-    Cache::open(disk.mount(), options(lines), spawn).await.unwrap()
+    Cache::open(disk.mount(), options, spawn).await.unwrap()
 }
 
 fn key(number: u64, line: u32) -> LineKey {
@@ -112,6 +116,73 @@ fn rot_is_a_miss_and_never_wrong_data() {
     });
 }
 
+/// What is read again needs no disk the next time, also in parts; what was read once does.
+#[test]
+fn what_is_read_again_is_kept_in_memory() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open_with(&disk, CacheOptions { memory: 4 << 20, ..options(64) }).await;
+        let (once, again) = (key(7, 0), key(8, 0));
+        insert(&cache, once).await;
+        insert(&cache, again).await;
+        let whole = content(&again, LINE);
+        assert!(matches!(cache.try_read(once, 0, LINE), Lookup::Hit(_)));
+        assert_eq!(cache.read(again, 0, LINE).await, Some(whole.clone()));
+        assert_eq!(cache.read(again, 5000, 4000).await, Some(whole.slice(5000..9000)));
+        disk.set_cold(100);
+        assert_eq!(cache.try_read(once, 0, 1), Lookup::WouldBlock);
+        for (offset, len) in [(5000, 4000), (4096, 8192), (6000, 1)] {
+            assert_eq!(
+                cache.try_read(again, offset, len),
+                Lookup::Hit(whole.slice(offset..offset + len)),
+                "the blocks around what was read"
+            );
+        }
+        for (offset, len) in [(4095, 10), (12_000, 1000), (0, 4096)] {
+            assert_eq!(cache.try_read(again, offset, len), Lookup::WouldBlock);
+        }
+        let little = cache.stats().in_memory;
+        assert!((8192..10_000).contains(&little), "{little}");
+        assert_eq!(cache.read(again, 0, LINE).await, Some(whole.clone()));
+        assert_eq!(cache.try_read(again, 0, LINE), Lookup::Hit(whole.clone()));
+        let all = cache.stats().in_memory;
+        assert!((LINE as u64..LINE as u64 + 1000).contains(&all), "{all}: in place of what it covers");
+        cache.invalidate_segment(again.image, again.epoch, again.number);
+        assert_eq!((cache.try_read(again, 0, 1), cache.stats().in_memory), (Lookup::Miss, 0));
+    });
+}
+
+/// Memory is bounded, and what is read all the time stays in it while much else is read twice.
+#[test]
+fn memory_goes_to_what_is_read_most() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let cache = open_with(&disk, CacheOptions { memory: 4 << 20, ..options(1024) }).await;
+        let often = |n: u64| key(n, 0);
+        for n in 0..16 {
+            insert(&cache, often(n)).await;
+        }
+        for n in 0..512 {
+            let other = key(1000 + n, 0);
+            insert(&cache, other).await;
+            for _ in 0..2 {
+                assert_eq!(cache.read(other, 0, LINE).await, Some(content(&other, LINE)));
+            }
+            for n in 0..16 {
+                assert_eq!(cache.read(often(n), 0, LINE).await, Some(content(&often(n), LINE)));
+            }
+            assert!(cache.stats().in_memory <= 4 << 20, "{:?}", cache.stats());
+        }
+        assert!(cache.stats().in_memory > 3 << 20, "{:?}", cache.stats());
+        disk.set_cold(100);
+        let still = (0..16).filter(|n| cache.try_read(often(*n), 0, LINE) != Lookup::WouldBlock).count();
+        assert!(still >= 14, "{still} of 16; a shard whose few lines are all read often lets one go");
+        cache.resize(options(1024));
+        assert_eq!(cache.stats().in_memory, 0);
+        assert_eq!(cache.try_read(often(0), 0, 1), Lookup::WouldBlock);
+    });
+}
+
 async fn insert_again(cache: &Cache, key: LineKey) {
     if !cache.contains(&key) {
         insert(cache, key).await;
@@ -151,7 +222,9 @@ fn only_right_bytes_are_ever_served() {
         block_on(async {
             let rng = SeededEntropy::new(seed);
             let disk = SimDisk::new(seed);
-            let mut cache = open(&disk, 48).await;
+            let memory = [0, 1 << 20, 4 << 20][seed as usize % 3];
+            let options = |lines| CacheOptions { memory, ..options(lines) };
+            let mut cache = open_with(&disk, options(48)).await;
             // A segment that was invalidated may be created again with other content: its lines carry a version.
             let mut versions: BTreeMap<u64, u64> = BTreeMap::new();
             let data = |k: &LineKey, version: u64| {
@@ -186,13 +259,15 @@ fn only_right_bytes_are_ever_served() {
                             cache.close().await.unwrap();
                         }
                         disk.crash();
-                        cache = open(&disk, 48).await;
+                        cache = open_with(&disk, options(48)).await;
                     }
                     18 => disk.rot("cache/00000000.slab", rng.below(64 * LINE as u64)),
                     _ => settle().await,
                 }
-                assert!(cache.stats().lines <= 64);
+                assert!(cache.stats().lines <= 64 && cache.stats().in_memory <= memory, "seed {seed}");
             }
+            cache.invalidate_image(key(0, 0).image);
+            assert_eq!(cache.stats().in_memory, 0, "seed {seed}: what lines held went with them");
             assert!(hits > 0);
         });
     }
