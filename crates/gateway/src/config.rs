@@ -27,12 +27,12 @@ pub struct Config {
     /// How data goes to the buckets.
     #[serde(default)]
     pub upload: UploadConfig,
-    /// Memory for dirty data of all volumes, and as much again for segments on their way; by default a sixteenth of the
-    /// machine's, from 64 MiB to 2 GiB. Once used it is kept for the next burst of writes.
+    /// Memory for dirty data of all volumes, and as much again for segments on their way; by default an eighth of the
+    /// machine's, from 64 MiB to 4 GiB. Once used it is kept for the next burst of writes.
     #[serde(default = "crate::memory::for_dirty_data", deserialize_with = "size")]
     pub memory: ByteSize,
-    /// Memory for what is read again from the cache disks, shared out evenly among them; by default as much as `memory` is. 0 leaves it
-    /// to the page cache of the system, which takes more of the processors.
+    /// Memory for what is read again from the cache disks, shared out evenly among them; by default a sixteenth of the
+    /// machine's, from 64 MiB to 2 GiB. With 0 the page cache of the system alone serves them, which takes more of the processors.
     #[serde(default = "crate::memory::for_reads", deserialize_with = "size")]
     pub read_memory: ByteSize,
     /// How long a stop waits for dirty data to reach the buckets before it leaves it in the journal.

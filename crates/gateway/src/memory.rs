@@ -3,7 +3,10 @@
 use base::{ByteSize, Spawn, Urgency};
 use scsi::iscsi::Limits;
 
-/// The part of the machine's memory that dirty data may take, sealed segments again, and what is read again too.
+/// The part of the machine's memory that dirty data may take, and sealed segments again.
+const DIRTY: u64 = 8;
+const MOST_DIRTY: ByteSize = ByteSize::gib(4);
+/// The part that what is read again may take, and sessions too.
 const PART: u64 = 16;
 const LEAST: ByteSize = ByteSize::mib(64);
 const MOST: ByteSize = ByteSize::gib(2);
@@ -28,14 +31,14 @@ pub(crate) fn prepare(dirty: ByteSize, reads: ByteSize, spawn: &dyn Spawn) {
 /// Memory for buffers that is kept when nothing is dirty, at least.
 const SPARE: ByteSize = ByteSize::mib(128);
 
-/// A sixteenth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 2 GiB.
+/// An eighth of what the machine, or the control group the gateway runs in, has: from 64 MiB to 4 GiB.
 pub fn for_dirty_data() -> ByteSize {
-    ByteSize((of_machine().0 / PART).clamp(LEAST.0, MOST.0))
+    ByteSize((of_machine().0 / DIRTY).clamp(LEAST.0, MOST_DIRTY.0))
 }
 
-/// As much for parts of the clean caches that are read again.
+/// A sixteenth of it, for parts of the clean caches that are read again: from 64 MiB to 2 GiB.
 pub fn for_reads() -> ByteSize {
-    for_dirty_data()
+    ByteSize((of_machine().0 / PART).clamp(LEAST.0, MOST.0))
 }
 
 /// What the indexes of all clean caches may take: an eighth of it, and 128 MiB on any machine.

@@ -1,8 +1,8 @@
 //! Letting writes in no faster than the gateway can keep them.
 //!
-//! While there is plenty of room every write is admitted at once. Above half full, writes are paced towards the rate at
-//! which room comes back, so that a reserve is left when an outage ends and no write ever waits long; with no room left
-//! a write is refused as busy, which the initiator is told as TASK SET FULL: it tries again. When nothing at all could be
+//! While there is plenty of room every write is admitted at once. When less than a third is left, writes are paced
+//! towards the rate at which room comes back, so that a reserve is left when an outage ends and no write ever waits long; with
+//! no room left a write is refused as busy, which the initiator is told as TASK SET FULL: it tries again. When nothing at all could be
 //! admitted for half a minute, writes are refused for want of space instead, before initiators give up by themselves and
 //! without a reason (Windows after a minute, Linux after three).
 
@@ -47,7 +47,7 @@ struct Famine {
 }
 
 /// Fullness from which on writes are paced.
-pub(crate) const PACED_FROM: f64 = 0.5;
+pub(crate) const PACED_FROM: f64 = 0.7;
 /// Fullness that is never passed: the rest is for what is on its way.
 const FULL: f64 = 0.95;
 /// The slowest pace, bytes per second: a reserve that is nearly gone lasts a little longer.

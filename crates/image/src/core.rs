@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
 use chain::StateChange;
-use local::{Committed, Owner, OwnerHandle, Record, RecordKind};
+use local::{Committed, Owner, OwnerHandle, Payload, Record, RecordKind};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -194,12 +194,14 @@ impl Core {
         answer: Answer,
     ) -> Result<Appended> {
         let (done, committed) = oneshot::channel();
+        // Before the lock: it takes as long as the bytes are many.
+        let payload = Payload::new(payload);
         let mut front = self.front.lock();
         self.usable()?;
         let seq = front.next;
         // As the setting is now: who turns the write cache off waits for what comes before, and nothing early may come after.
         let early = answer == Answer::AsSet && self.write_cache.load(Ordering::Relaxed);
-        let visible = early.then(|| payload.clone());
+        let visible = early.then(|| payload.parts().to_vec());
         let record = Record { epoch: self.epoch, seq, kind, span, payload };
         let ended = || Error::new(ErrorKind::Unavailable, "the volume has ended");
         let journal = self.journal.get().ok_or_else(ended)?;
@@ -268,13 +270,14 @@ impl Owner for Core {
         let Some(last) = batch.last().map(|c| c.record.seq) else { return };
         let mut front = self.front.lock();
         for Committed { record, location } in batch {
+            let payload = record.payload.into_parts();
             if record.kind == RecordKind::State {
-                self.set_state_now(&join(record.payload.clone()));
+                self.set_state_now(&join(payload.clone()));
             }
             let known = front.volatile.remove(&record.seq);
             let visible = known.is_some();
             let dirty = known.unwrap_or_else(|| {
-                DirtyRecord::new(&self.env.memory, record.seq, record.kind, record.span, now, record.payload)
+                DirtyRecord::new(&self.env.memory, record.seq, record.kind, record.span, now, payload)
             });
             dirty.placed(location);
             if !visible {

@@ -13,7 +13,7 @@ use crate::admission::PACED_FROM;
 /// Clients that have written within this time are at work.
 const AT_WORK: Duration = Duration::from_millis(100);
 /// Up to this fullness there is plenty of room.
-const PLENTY: f64 = 0.25;
+const PLENTY: f64 = 0.6;
 /// From this fullness on it is scarce: uploads take all they can, as clients are slowed down for it.
 const SCARCE: f64 = PACED_FROM;
 /// Data that waits longer than this is uploaded as fast as can be.

@@ -345,10 +345,10 @@ impl Destager {
         Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
     }
 
-    /// How scarce room is for what clients write next: that on the disk, and half as much that in memory, without which it
-    /// would be read back from the journal to be sealed.
+    /// How scarce room is for what clients write next: that on the disk, and three quarters of that in memory, without which
+    /// it would be read back from the journal to be sealed.
     fn crowding(&self) -> f64 {
-        self.core.fullness().max(0.5 * self.core.env.memory.fullness())
+        self.core.fullness().max(0.75 * self.core.env.memory.fullness())
     }
 
     /// How full the journal is, from 0 to 1.

@@ -286,7 +286,7 @@ fn a_paced_write_goes_as_soon_as_there_is_room() {
         let (_store, faults, _disk, _running, image) = world(ByteSize::mib(16)).await;
         faults.set_outage(Outage::Refusing);
         let mut writer = Writer::new(image.clone());
-        while image.status().dirty.0 < 13 << 20 {
+        while image.status().dirty.0 < 27 << 19 {
             assert!(writer.write().await);
         }
         let begun = Instant::now();
@@ -471,7 +471,7 @@ fn an_unmap_of_many_parts_is_not_slowed_beside_paced_writes() {
         let (_store, faults, _disk, _running, image) = world(ByteSize::mib(16)).await;
         faults.set_outage(Outage::Refusing);
         let mut writer = Writer::new(image.clone());
-        while image.status().dirty.0 < 13 << 20 {
+        while image.status().dirty.0 < 14 << 20 {
             assert!(writer.write().await);
         }
         let begun = Instant::now();

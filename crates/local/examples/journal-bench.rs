@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use base::{AlignedBuf, Epoch, ImageId, Seq, Span};
 use bytes::Bytes;
 use local::{
-    Committed, Disk, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Record, RecordKind,
-    TokioSpawn,
+    Committed, Disk, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Payload, Record,
+    RecordKind, TokioSpawn,
 };
 use parking_lot::Mutex;
 
@@ -56,7 +56,7 @@ impl Client {
                 seq: Seq(*next),
                 kind: RecordKind::Data,
                 span: Span::new(0, payload.len() as u64 / 512),
-                payload: vec![payload.clone()],
+                payload: Payload::new(vec![payload.clone()]),
             };
             self.handle.append_reserved(record, room, Some(tx))?;
         }

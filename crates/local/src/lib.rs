@@ -14,8 +14,8 @@ mod yielding;
 pub use cache::{Cache, CacheOptions, CacheStats, LineKey, Lookup};
 pub use disk::{Disk, DiskFile};
 pub use journal::{
-    Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage, Record,
-    RecordKind, Recovered, Recovery, Reservation, Room, turn,
+    Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage,
+    Payload, Record, RecordKind, Recovered, Recovery, Reservation, Room, turn,
 };
 pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};

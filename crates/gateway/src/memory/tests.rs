@@ -7,7 +7,7 @@ fn the_smaller_of_machine_and_control_group_counts() {
     assert_eq!(smaller(machine, "2147483648\n"), ByteSize::gib(2));
     assert_eq!(smaller("MemTotal: 268435456 kB\n", ""), ByteSize::gib(256));
     assert_eq!(smaller("", ""), ByteSize(0), "what cannot be read is taken for a small machine");
-    assert!((LEAST..=MOST).contains(&for_dirty_data()));
+    assert!((LEAST..=MOST_DIRTY).contains(&for_dirty_data()));
     assert!(for_cache_indexes() >= ByteSize::mib(128));
 }
 

@@ -22,7 +22,7 @@ fn uploads_take_more_the_scarcer_room_becomes() {
     assert_eq!(courtesy.puts(4, 0.1, SOON, start), 4, "nobody writes");
     courtesy.observe(Seq(5), start);
     let puts = |fullness| courtesy.puts(4, fullness, SOON, start);
-    assert_eq!([0.0, PLENTY, 0.32, 0.38, 0.44, SCARCE, 1.0].map(puts), [1, 1, 2, 3, 4, 4, 4]);
+    assert_eq!([0.0, PLENTY, 0.63, 0.66, 0.69, SCARCE, 1.0].map(puts), [1, 1, 2, 3, 4, 4, 4]);
     assert_eq!(courtesy.puts(4, PLENTY, OLDEST, start), 4, "data must not stay here for long");
     courtesy.began(start);
     courtesy.ended(start + AT_WORK / 2);

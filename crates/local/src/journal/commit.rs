@@ -72,7 +72,7 @@ struct Size {
 
 impl Size {
     fn with(self, record: &Record) -> Size {
-        let len = record.payload_len();
+        let len = record.payload.len();
         let mut size = Size { records: self.records + 1, ..self };
         if is_direct(record) {
             size.direct += len;
@@ -96,7 +96,7 @@ impl Size {
 fn is_direct(record: &Record) -> bool {
     let aligned =
         |p: &Bytes| (p.as_ptr() as u64).is_multiple_of(BLOCK) && (p.len() as u64).is_multiple_of(BLOCK);
-    !record.payload.is_empty() && record.payload.iter().all(aligned)
+    !record.payload.is_empty() && record.payload.parts().iter().all(aligned)
 }
 
 /// The journal's thread: runs until the journal is closed or a write fails.
@@ -257,16 +257,16 @@ impl Committer {
         let mut parts = vec![Bytes::new()];
         let mut entries = Vec::with_capacity(batch.records.len());
         for q in &batch.records {
-            let len = q.record.payload_len();
-            let crc64 = base::checksum::crc64_parts(q.record.payload.iter().map(|p| &p[..]));
+            let payload = &q.record.payload;
+            let len = payload.len();
             let payload_offset = if is_direct(&q.record) {
-                parts.extend(q.record.payload.iter().cloned());
+                parts.extend(payload.parts().iter().cloned());
                 direct += len;
                 direct - len
             } else {
                 let start = packed;
                 let mut at = start as usize;
-                for part in &q.record.payload {
+                for part in payload.parts() {
                     front[at..at + part.len()].copy_from_slice(part);
                     at += part.len();
                 }
@@ -281,7 +281,7 @@ impl Committer {
                 span: q.record.span,
                 payload_offset: payload_offset as u32,
                 payload_len: len as u32,
-                crc64,
+                crc64: payload.crc64(),
             });
         }
         let location = |e: &RecordEntry| Location {
@@ -463,7 +463,7 @@ impl Batch {
 fn extents(file: u64, records: &[Queued]) -> Vec<(ImageId, Extent)> {
     let mut out: Vec<(ImageId, Extent)> = Vec::new();
     for q in records {
-        let bytes = q.record.payload_len();
+        let bytes = q.record.payload.len();
         match out.iter_mut().rev().find(|(id, e)| *id == q.id && e.epoch == q.record.epoch) {
             Some((_, e)) => {
                 e.last = q.record.seq;

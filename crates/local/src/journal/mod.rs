@@ -40,7 +40,8 @@ use crate::disk::{Disk, DiskFile};
 use book::Book;
 use commit::Committer;
 pub use record::{
-    Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Record, RecordKind, Recovered, Recovery, Room,
+    Committed, Done, JournalUsage, Location, Owner, OwnerUsage, Payload, Record, RecordKind, Recovered,
+    Recovery, Room,
 };
 use space::Space;
 pub use turn::turn;
@@ -556,7 +557,7 @@ impl Shared {
         room: Option<Reservation>,
         done: Option<Done>,
     ) -> Result<()> {
-        let payload = record.payload_len();
+        let payload = record.payload.len();
         let fits_kind = match record.kind {
             RecordKind::Data => payload == record.span.bytes(),
             RecordKind::Zero | RecordKind::Discard => payload == 0,

@@ -48,6 +48,50 @@ impl RecordKind {
     }
 }
 
+/// The bytes of a record, with their sum: it is made where they come in, not by the one thread that all writes of a disk
+/// go through.
+#[derive(Debug, Clone, Default)]
+pub struct Payload {
+    parts: Vec<Bytes>,
+    len: u64,
+    crc64: u64,
+}
+
+impl Payload {
+    /// Of these parts, one behind the other. Those that are all aligned to 4,096 in address and length are written without being
+    /// copied.
+    pub fn new(parts: Vec<Bytes>) -> Payload {
+        let len = parts.iter().map(|p| p.len() as u64).sum();
+        let crc64 = base::checksum::crc64_parts(parts.iter().map(|p| &p[..]));
+        Payload { parts, len, crc64 }
+    }
+
+    /// Its parts.
+    pub fn parts(&self) -> &[Bytes] {
+        &self.parts
+    }
+
+    /// The same, as the owner of them.
+    pub fn into_parts(self) -> Vec<Bytes> {
+        self.parts
+    }
+
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Its CRC-64/NVME.
+    pub(super) fn crc64(&self) -> u64 {
+        self.crc64
+    }
+}
+
 /// What is appended.
 #[derive(Debug, Clone)]
 pub struct Record {
@@ -59,16 +103,8 @@ pub struct Record {
     pub kind: RecordKind,
     /// The sectors concerned.
     pub span: Span,
-    /// The payload: the span's bytes for `Data`, nothing for `Zero` and `Discard`, anything for the others. Parts
-    /// that are all aligned to 4,096 in address and length are written without being copied.
-    pub payload: Vec<Bytes>,
-}
-
-impl Record {
-    /// The payload's length in bytes.
-    pub fn payload_len(&self) -> u64 {
-        self.payload.iter().map(|p| p.len() as u64).sum()
-    }
+    /// The payload: the span's bytes for `Data`, nothing for `Zero` and `Discard`, anything for the others.
+    pub payload: Payload,
 }
 
 /// Where a record's payload lies.

@@ -21,7 +21,7 @@ fn data(seq: u64, sectors: u64) -> Record {
         seq: Seq(seq),
         kind: RecordKind::Data,
         span: Span::new(seq, sectors),
-        payload: vec![payload.into_bytes()],
+        payload: Payload::new(vec![payload.into_bytes()]),
     }
 }
 
@@ -464,8 +464,11 @@ fn reservations_are_kept_and_files_come_round() {
             assert_eq!(journal.usage().pinned_by, Some(image(1)));
             // Control records still fit: they are what empties a full journal.
             seq += 1;
-            let state =
-                Record { kind: RecordKind::State, payload: vec![Bytes::from(vec![1; 4096])], ..data(seq, 0) };
+            let state = Record {
+                kind: RecordKind::State,
+                payload: Payload::new(vec![Bytes::from(vec![1; 4096])]),
+                ..data(seq, 0)
+            };
             write(&handle, state).await.unwrap();
             handle.release(Seq(seq));
             assert_eq!(handle.usage(), OwnerUsage::default());

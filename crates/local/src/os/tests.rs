@@ -7,7 +7,9 @@ use base::{AlignedBuf, Clock, Entropy, ErrorKind, ImageId, Seq, Spawn, Urgency};
 use bytes::Bytes;
 
 use super::*;
-use crate::{Cache, CacheOptions, Journal, JournalOptions, LineKey, Lookup, Record, RecordKind, Spool};
+use crate::{
+    Cache, CacheOptions, Journal, JournalOptions, LineKey, Lookup, Payload, Record, RecordKind, Spool,
+};
 
 fn block_on<T>(f: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(f)
@@ -132,7 +134,7 @@ fn journal_spool_and_cache_work_on_real_files() {
                 seq: Seq(seq),
                 kind: RecordKind::Data,
                 span: base::Span::new(seq * 8, 8),
-                payload: vec![payload],
+                payload: Payload::new(vec![payload]),
             };
             handle.append_reserved(record, room, Some(tx)).unwrap();
             rx.await.unwrap().unwrap();

@@ -267,7 +267,7 @@ impl World {
         };
         let model = self.models.get_mut(&id).expect("each client has a model");
         let (epoch, seq) = (model.epoch, model.last.next());
-        let record = Record { epoch, seq, kind, span, payload: parts };
+        let record = Record { epoch, seq, kind, span, payload: Payload::new(parts) };
         let (tx, rx) = oneshot::channel();
         let appended = match journal.try_reserve(len as u64) {
             Some(room) => client.handle.append_reserved(record, room, Some(tx)),

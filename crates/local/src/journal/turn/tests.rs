@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::{
-    Committed, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Record, RecordKind,
+    Committed, Journal, JournalOptions, OsDisk, OsEntropy, Owner, OwnerHandle, Payload, Record, RecordKind,
     Reservation, TokioSpawn,
 };
 
@@ -30,13 +30,12 @@ fn append(handle: &OwnerHandle, seq: u64, room: Reservation) -> oneshot::Receive
     let (done, committed) = oneshot::channel();
     let mut payload = AlignedBuf::zeroed(4096);
     payload.fill(seq as u8);
-    let payload = vec![payload.into_bytes()];
     let record = Record {
         epoch: Epoch(1),
         seq: Seq(seq),
         kind: RecordKind::Data,
         span: Span::new(seq * 8, 8),
-        payload,
+        payload: Payload::new(vec![payload.into_bytes()]),
     };
     handle.append_reserved(record, room, Some(done)).unwrap();
     committed
