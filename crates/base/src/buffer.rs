@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::ptr::NonNull;
 
 use bytes::Bytes;
-use pool::POOL;
+use pool::{LONG, POOL, Pool};
 
 /// The alignment of every buffer, in bytes: what direct I/O asks of the strictest common disk.
 pub const ALIGN: usize = 4096;
@@ -57,12 +57,19 @@ impl AlignedBuf {
 
     /// `len` bytes of any value, perhaps those of an earlier buffer: for who writes over all that is ever looked at.
     pub fn for_overwrite(len: usize) -> AlignedBuf {
-        AlignedBuf { memory: Memory::take(len), len }
+        AlignedBuf { memory: Memory::take(&POOL, len), len }
     }
 
     /// A copy of `data`.
     pub fn copy_of(data: &[u8]) -> AlignedBuf {
         let mut buf = Self::for_overwrite(data.len());
+        buf.copy_from_slice(data);
+        buf
+    }
+
+    /// The same, for who keeps it long.
+    pub fn long_copy_of(data: &[u8]) -> AlignedBuf {
+        let mut buf = AlignedBuf { memory: Memory::take(&LONG, data.len()), len: data.len() };
         buf.copy_from_slice(data);
         buf
     }
@@ -153,6 +160,8 @@ pub fn write_past_cache(file: &File, direct: &mut Option<&File>, chunk: &[u8], a
 struct Memory {
     ptr: NonNull<u8>,
     size: usize,
+    /// Where it goes back to, unless it is too long for it.
+    pool: &'static Pool,
 }
 
 // SAFETY: it owns its memory alone, as a Vec<u8> does.
@@ -162,14 +171,14 @@ unsafe impl Sync for Memory {}
 
 impl Memory {
     /// Room for `len` bytes, of any value.
-    fn take(len: usize) -> Memory {
+    fn take(pool: &'static Pool, len: usize) -> Memory {
         if let Some(class) = pool::class_of(len) {
-            return Memory { ptr: POOL.take(class), size: pool::size_of(class) };
+            return Memory { ptr: pool.take(class), size: pool::size_of(class), pool };
         }
         let layout = Self::layout(footprint(len));
         // SAFETY: the layout is never of size zero.
         let ptr = NonNull::new(unsafe { alloc_zeroed(layout) });
-        Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size() }
+        Memory { ptr: ptr.unwrap_or_else(|| handle_alloc_error(layout)), size: layout.size(), pool }
     }
 
     fn layout(size: usize) -> Layout {
@@ -180,8 +189,8 @@ impl Memory {
 impl Drop for Memory {
     fn drop(&mut self) {
         match pool::class_of(self.size) {
-            // SAFETY: `take` had it from this class, whose size it has, and nobody else knows of it.
-            Some(class) => unsafe { POOL.put_back(class, self.ptr) },
+            // SAFETY: `take` had it from this class of this pool, whose size it has, and nobody else knows of it.
+            Some(class) => unsafe { self.pool.put_back(class, self.ptr) },
             // SAFETY: allocated in `take` with the layout of this size, and nobody else has it.
             None => unsafe { dealloc(self.ptr.as_ptr(), Self::layout(self.size)) },
         }

@@ -205,7 +205,11 @@ impl Shared {
         let opened = OpenOptions::new().read(true).custom_flags(nofollow.bits() as i32).open(&path);
         let found = opened.and_then(|f| f.metadata().map(|m| (f, m)));
         match found {
-            Ok((file, meta)) if meta.is_file() => Ok((file, meta)),
+            Ok((file, meta)) if meta.is_file() => {
+                // It may be another's of the same name.
+                self.refuse_another()?;
+                Ok((file, meta))
+            }
             Ok(_) => Err(self.missing(key)),
             Err(e) if is_absence(&e) => Err(self.missing(key)),
             Err(e) => Err(failed("open", &path, e)),
@@ -231,7 +235,7 @@ impl Shared {
         )
     }
 
-    /// Nothing is changed in another directory that has come to this path, though it may be a bucket, too.
+    /// Nothing is changed in another directory that has come to this path, nor read, though it may be a bucket, too.
     fn refuse_another(&self) -> Result<()> {
         if self.workshop.is_there() { Ok(()) } else { Err(self.gone()) }
     }

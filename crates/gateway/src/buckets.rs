@@ -1,16 +1,19 @@
 //! Buckets come, move to another address, and go.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base::{Error, ErrorKind, ImageId, Result};
 use bucket::Bucket;
-use image::{Hold, Severity};
+use image::{Hold, Image, Severity};
 
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::gateway::{Gateway, check_name};
 use crate::view::{BucketView, ProbeView, VolumeView};
+
+/// How long a volume may take to answer that it is held: what it does at a time on its cache disk takes less.
+const ANSWERS: Duration = Duration::from_secs(20);
 
 impl Gateway {
     /// Adds a bucket, after a probe that refuses a store on which data would not be safe. A directory is made.
@@ -122,8 +125,8 @@ impl Gateway {
         self.change("change-bucket", |gateway| async move {
             gateway.ground.refuse_unknown_bucket(&row.name)?;
             // What only a wrong store at the old address has must not come to count by a look at the new one.
-            let held = gateway.hold(&row.name).await;
-            gateway.refuse_another_store(&row.name, &store, &held).await?;
+            let held = gateway.hold(&row.name).await?;
+            gateway.refuse_another_store(&row.name, &store).await?;
             gateway.catalog.set_url(&row)?;
             let text = format!("bucket {} is at {} now", row.name, store.url());
             gateway.ground.take_bucket(row.clone(), store);
@@ -136,19 +139,31 @@ impl Gateway {
         Ok(probe)
     }
 
-    /// Keeps the open volumes of a bucket from putting anything there, and from counting what they did.
-    async fn hold(&self, bucket: &str) -> BTreeMap<ImageId, Hold> {
-        let mut held = BTreeMap::new();
+    /// Keeps the open volumes of a bucket from putting anything there, and from counting what they did. `Busy` if one does not
+    /// answer.
+    async fn hold(&self, bucket: &str) -> Result<Vec<Hold>> {
+        let mut held = Vec::new();
         for row in self.users_of(bucket) {
-            let image = self.volumes.lock().get(&row.name).and_then(|task| task.image());
-            // One that has ended puts nothing more.
-            if let Some(image) = image
-                && let Ok(hold) = image.hold().await
-            {
-                held.insert(row.image, hold);
+            let Some(image) = self.image_of(&row.name) else { continue };
+            match tokio::time::timeout(ANSWERS, image.hold()).await {
+                Ok(Ok(hold)) => held.push(hold),
+                // One that has ended puts nothing more.
+                Ok(Err(_)) => {}
+                Err(_) => {
+                    let (volume, disk) = (&row.name, &row.disk);
+                    let text = format!(
+                        "volume {volume} does not answer, so it cannot be told that its bucket changes: see to cache disk {disk}, and \
+                         try again"
+                    );
+                    return Err(Error::new(ErrorKind::Busy, text));
+                }
             }
         }
-        held
+        Ok(held)
+    }
+
+    fn image_of(&self, volume: &str) -> Option<Image> {
+        self.volumes.lock().get(volume).and_then(|task| task.image())
     }
 
     /// Tries the volumes of a bucket again that were not found where it was. Others that refused stay so until somebody asks for them:
@@ -170,12 +185,7 @@ impl Gateway {
 
     /// What is written to a store must be seen in the bucket as it is known. If that does not answer any more, or is another one by now, the
     /// store must hold each of its volumes, and not as they were at an earlier time, as in a copy.
-    async fn refuse_another_store(
-        &self,
-        name: &str,
-        store: &Arc<dyn Bucket>,
-        held: &BTreeMap<ImageId, Hold>,
-    ) -> Result<()> {
+    async fn refuse_another_store(&self, name: &str, store: &Arc<dyn Bucket>) -> Result<()> {
         let users = self.users_of(name);
         if let Ok(known) = self.ground.bucket(name) {
             match bucket::is_same_store(&*known, &**store, &*self.ground.seams.entropy).await {
@@ -205,11 +215,16 @@ impl Gateway {
                 }
                 Err(e) => return Err(e.within(format!("looking for volume {volume} at {}", store.url()))),
             };
-            let here =
-                self.volumes.lock().get(volume).and_then(|task| task.image()).map(|image| image.epoch());
+            let image = self.image_of(volume);
+            let here = image.as_ref().map(Image::epoch);
             let disk = self.ground.disks.get(&row.disk).ok();
             let known = here.max(disk.and_then(|disk| disk.newest_recovered(row.image)));
-            let lacks = held.get(&row.image).is_some_and(|hold| loaded.chain.head.number < hold.durable);
+            // What counts for an image that was opened, and be it that it has failed since, is nowhere else any more; and its newest
+            // checkpoint takes the place of older ones.
+            let lacks = image.map(|image| image.status()).is_some_and(|status| {
+                loaded.chain.head.number < status.durable
+                    || loaded.checkpoint.position.number < status.checkpoint
+            });
             if lacks || loaded.last_owner.as_ref().map(|owner| owner.epoch) < known {
                 return Err(another(name, &format!("volume {volume} is there as it was at an earlier time")));
             }

@@ -119,7 +119,7 @@ impl Gateway {
         let threads = (config.iscsi.threads > 0).then_some(config.iscsi.threads);
         let options = portal::Options { threads, ..portal::Options::default() };
         let portal = Portal::start(&config.iscsi.listen, targets.clone(), options, &*seams.spawn)?;
-        crate::memory::prepare(config.memory, config.read_memory, &*seams.spawn);
+        crate::memory::prepare(config.memory, &*seams.spawn);
         let gateway = Arc::new(Gateway {
             addresses: portal.addresses().to_vec(),
             portal: Mutex::new(Some(portal)),

@@ -15,8 +15,8 @@ const WARM: ByteSize = ByteSize::mib(256);
 
 /// Prepares memory for buffers: some is there from the start, more is taken from the kernel before a burst of writes comes to need
 /// it, and what it took is kept for the next one. On a virtual machine the first use of memory can be slower than the disk.
-pub(crate) fn prepare(dirty: ByteSize, reads: ByteSize, spawn: &dyn Spawn) {
-    base::buffer::keep((dirty.0.max(SPARE.0) + reads.0) as usize);
+pub(crate) fn prepare(dirty: ByteSize, spawn: &dyn Spawn) {
+    base::buffer::keep(dirty.0.max(SPARE.0) as usize);
     let warm = (dirty.0 / 2).min(WARM.0) as usize;
     spawn.spawn_thread(
         "memory",

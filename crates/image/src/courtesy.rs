@@ -19,7 +19,7 @@ const SCARCE: f64 = PACED_FROM;
 /// Data that waits longer than this is uploaded as fast as can be.
 const OLDEST: Duration = Duration::from_secs(10);
 /// Between two puts, this many times as long as the last one took.
-const RESTS: u32 = 15;
+const RESTS: u32 = 63;
 /// But not longer than this.
 const LONGEST_REST: Duration = Duration::from_secs(2);
 

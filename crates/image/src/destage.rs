@@ -508,6 +508,8 @@ impl Destager {
             Put::Done if self.mapping_since.is_some_and(|since| now - since >= LATE) => Some(enough),
             _ => None,
         });
+        // While it is held nothing is put.
+        let most = most.chain((self.held > 0).then_some(enough));
         let late = most
             .min_by(f64::total_cmp)
             .is_some_and(|limit| self.journal_fullness() > limit || self.is_short());
@@ -643,8 +645,10 @@ impl Destager {
         self.standing = None;
         self.owned = self.durable.position.number;
         for out in &mut self.outgoing {
-            if !matches!(out.put, Put::Idle(..)) {
-                out.put = Put::Idle(None, 0);
+            match out.put {
+                Put::Idle(..) => {}
+                Put::Flying { failures, .. } => out.put = Put::Idle(None, failures),
+                _ => out.put = Put::Idle(None, 0),
             }
         }
         if self.checkpoint.take().is_some() {

@@ -17,8 +17,21 @@ pub struct DirtyMemory {
     used: AtomicU64,
     /// Bytes of sealed segments that wait for the bucket.
     sealed: AtomicU64,
-    oldest_first: Mutex<VecDeque<Weak<DirtyRecord>>>,
+    queue: Mutex<Queue>,
 }
+
+/// The records whose bytes are in memory, and some that have gone.
+#[derive(Debug)]
+struct Queue {
+    oldest_first: VecDeque<Weak<DirtyRecord>>,
+    /// With so many of them, those that have gone are taken out.
+    tidy_at: usize,
+}
+
+/// What a record takes besides its bytes.
+const OVERHEAD: u64 = 512;
+/// Fewer records than this are not looked through for such as have gone.
+const FEW: usize = 1 << 12;
 
 impl DirtyMemory {
     /// At most `limit` bytes, and as much again in sealed segments.
@@ -27,7 +40,7 @@ impl DirtyMemory {
             limit: limit.0,
             used: AtomicU64::new(0),
             sealed: AtomicU64::new(0),
-            oldest_first: Mutex::default(),
+            queue: Mutex::new(Queue { oldest_first: VecDeque::new(), tidy_at: FEW }),
         })
     }
 
@@ -54,24 +67,22 @@ impl DirtyMemory {
     }
 
     fn hold(&self, record: &Arc<DirtyRecord>) {
-        let used = self.used.fetch_add(record.bytes, Ordering::Relaxed) + record.bytes;
-        let mut queue = self.oldest_first.lock();
+        self.used.fetch_add(record.cost(), Ordering::Relaxed);
+        let mut guard = self.queue.lock();
+        let Queue { oldest_first: queue, tidy_at } = &mut *guard;
         queue.push_back(Arc::downgrade(record));
-        if used <= self.limit && queue.len() < 1 << 16 {
-            return;
+        if queue.len() >= *tidy_at {
+            queue.retain(|record| record.strong_count() > 0);
+            *tidy_at = (2 * queue.len()).max(FEW);
         }
         // Only records whose bytes are safe in the journal can go; younger ones follow soon.
-        while let Some(oldest) = queue.pop_front() {
-            if let Some(oldest) = oldest.upgrade() {
-                if oldest.location.get().is_none() {
-                    queue.push_front(Arc::downgrade(&oldest));
-                    return;
-                }
-                oldest.forget();
+        while self.used() > self.limit {
+            let Some(oldest) = queue.pop_front() else { return };
+            let Some(record) = oldest.upgrade() else { continue };
+            if record.location.get().is_none() {
+                return queue.push_front(oldest);
             }
-            if self.used() <= self.limit && queue.len() < 1 << 15 {
-                return;
-            }
+            record.forget();
         }
     }
 }
@@ -175,9 +186,14 @@ impl DirtyRecord {
         }
     }
 
+    /// What it takes of the memory while its bytes are there.
+    fn cost(&self) -> u64 {
+        self.bytes + OVERHEAD
+    }
+
     fn forget(&self) {
         if self.data.lock().take().is_some() {
-            self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.memory.used.fetch_sub(self.cost(), Ordering::Relaxed);
         }
     }
 }
@@ -185,7 +201,7 @@ impl DirtyRecord {
 impl Drop for DirtyRecord {
     fn drop(&mut self) {
         if self.data.get_mut().take().is_some() {
-            self.memory.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.memory.used.fetch_sub(self.cost(), Ordering::Relaxed);
         }
     }
 }
@@ -272,3 +288,6 @@ pub(crate) fn join(mut parts: Vec<Bytes>) -> Bytes {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -86,7 +86,7 @@ impl Default for Options {
             segment_age: Duration::from_secs(2),
             puts: 4,
             check_every: Duration::from_secs(3),
-            spool_above: 0.4,
+            spool_above: 0.65,
             spool_limit: ByteSize::gib(32),
             admit_within: Duration::from_secs(8),
             checkpoint_runs: 200_000,

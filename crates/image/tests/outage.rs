@@ -654,6 +654,22 @@ fn what_a_wrong_store_took_is_put_again() {
     });
 }
 
+/// However long a volume is held, it leaves the journal to others, and its writers have its own share of the local disk.
+#[test]
+fn writing_goes_on_while_a_volume_is_held() {
+    paused(async {
+        let (store, _faults, _disk, running, image) = world(ByteSize::mib(800)).await;
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        let hold = image.hold().await.unwrap();
+        writer.steadily(60).await;
+        assert!(running.env.journal.usage().used < 24 << 20, "{:?}", running.env.journal.usage());
+        assert_eq!((writer.busy, writer.no_space), (0, 0));
+        drop(hold);
+        drains(&writer, &running, &store).await;
+    });
+}
+
 /// A checkpoint that was under way when the volume was held is begun anew afterwards.
 #[test]
 fn a_checkpoint_is_begun_anew_after_a_hold() {

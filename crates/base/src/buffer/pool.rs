@@ -26,6 +26,8 @@ const READY: usize = 32;
 
 /// That of this process.
 pub(super) static POOL: Pool = Pool::new();
+/// That of buffers that stay long: among those of [`POOL`] each would keep a slab from serving another size.
+pub(super) static LONG: Pool = Pool::new();
 
 /// See the module.
 pub(super) struct Pool {

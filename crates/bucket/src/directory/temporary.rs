@@ -31,9 +31,11 @@ pub struct Workshop {
 impl Workshop {
     /// Removes what the dead left in `dir`, and takes a stem of its own.
     pub fn open(dir: &Path) -> Result<Workshop> {
+        /// In one process no stem is used twice, though another directory may have come to the same path meanwhile.
+        static STEMS: AtomicU64 = AtomicU64::new(0);
         clean(dir).map_err(|e| failed("clean", dir, e))?;
-        for n in 0.. {
-            let stem = format!("{}-{n}", std::process::id());
+        loop {
+            let stem = format!("{}-{}", std::process::id(), STEMS.fetch_add(1, Ordering::Relaxed));
             let path = dir.join(format!("{stem}.lock"));
             let lock = match OpenOptions::new().write(true).create_new(true).open(&path) {
                 Ok(file) => file,
@@ -45,7 +47,6 @@ impl Workshop {
                 return Ok(Workshop { dir: dir.to_owned(), stem, lock, counter: AtomicU64::new(0) });
             }
         }
-        unreachable!("the loop has no end but a return")
     }
 
     /// Whether the bucket that was opened is still the one at its path.
@@ -97,7 +98,9 @@ impl Workshop {
 impl Drop for Workshop {
     fn drop(&mut self) {
         // Best effort: what stays is removed by the next one to open the bucket.
-        drop(fs::remove_file(self.dir.join(format!("{}.lock", self.stem))));
+        if self.is_there() {
+            drop(fs::remove_file(self.dir.join(format!("{}.lock", self.stem))));
+        }
     }
 }
 

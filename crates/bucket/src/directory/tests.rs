@@ -191,6 +191,10 @@ fn another_bucket_at_the_same_path_is_not_written_to() {
         }
         refused(ours.copy(&key("a"), &key("c")).map(drop));
         refused(ours.delete(&key("a")));
+        // What is there is not its own either.
+        refused(ours.get(&key("a"), None).map(drop));
+        refused(ours.head(&key("a")).map(drop));
+        refused(walk::list(&ours, "", None, 10).map(drop));
         assert_eq!(files_below(&root), before);
         assert_eq!(&other.get(&key("a"), None).unwrap()[..], b"another's");
         drop(other);
@@ -201,6 +205,23 @@ fn another_bucket_at_the_same_path_is_not_written_to() {
         drop(ours);
         fs::remove_dir_all(&root).unwrap();
     }
+}
+
+/// The one that was opened before goes away without taking from the other what that one lives by.
+#[test]
+fn another_bucket_at_the_same_path_goes_on_when_the_first_is_dropped() {
+    let above = tempfile::tempdir().unwrap();
+    let root = above.path().join("bucket");
+    let ours = shared(&root, true);
+    fs::rename(&root, above.path().join("aside")).unwrap();
+    let other = shared(&root, true);
+    drop(ours);
+    other.store(&key("a"), &body("another's"), &labelled("v"), true).unwrap();
+    assert_eq!(&other.get(&key("a"), None).unwrap()[..], b"another's");
+    assert!(
+        Workshop::open(&root.join(OWN).join("temporary")).is_ok() && other.workshop.is_there(),
+        "it holds its lock"
+    );
 }
 
 #[test]

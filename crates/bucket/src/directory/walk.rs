@@ -21,10 +21,7 @@ pub fn list(shared: &Shared, prefix: &str, after: Option<&Key>, limit: usize) ->
     if limit > 0 {
         walk.descend(&shared.root, "")?;
     }
-    if walk.found.is_empty() && !shared.workshop.is_there() {
-        let any = Key::new("any").expect("a plain word is a name");
-        return Err(shared.missing(&any));
-    }
+    shared.refuse_another()?;
     Ok(walk.found)
 }
 

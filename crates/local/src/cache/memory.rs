@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use base::buffer;
+use base::{AlignedBuf, buffer};
 use bytes::Bytes;
 
 /// What a part costs besides its bytes.
@@ -27,10 +27,6 @@ struct Part {
 }
 
 impl Part {
-    fn new(from: usize, bytes: Bytes) -> Part {
-        Part { from, bytes }
-    }
-
     fn end(&self) -> usize {
         self.from + self.bytes.len()
     }
@@ -40,8 +36,13 @@ impl Part {
     }
 
     fn cost(&self) -> u64 {
-        buffer::footprint(self.bytes.len()) as u64 + OVERHEAD
+        cost(self.bytes.len())
     }
+}
+
+/// What a part of so many bytes takes.
+fn cost(bytes: usize) -> u64 {
+    buffer::footprint(bytes) as u64 + OVERHEAD
 }
 
 impl Parts {
@@ -92,12 +93,12 @@ impl Memory {
         self.limit = limit;
     }
 
-    /// Adds what was read of a line, which has that `place`.
-    pub fn add(&mut self, place: (u32, u64), line: &mut Option<Box<Parts>>, from: usize, bytes: Bytes) {
-        let part = Part::new(from, bytes);
-        if part.cost() > self.limit {
+    /// Adds a copy of what was read of a line, which has that `place`.
+    pub fn add(&mut self, place: (u32, u64), line: &mut Option<Box<Parts>>, from: usize, bytes: &[u8]) {
+        if cost(bytes.len()) > self.limit {
             return;
         }
+        let part = Part { from, bytes: AlignedBuf::long_copy_of(bytes).into_bytes() };
         let parts = line.get_or_insert_with(|| {
             self.queue.push_back(place);
             Box::default()

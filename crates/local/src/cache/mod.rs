@@ -194,8 +194,6 @@ enum Way {
 /// A range to be read and verified.
 struct Plan {
     held: Held,
-    /// Whether what is read is worth keeping in memory.
-    again: bool,
     file: Arc<dyn DiskFile>,
     /// The blocks around the range, in bytes from the start of the line.
     from: usize,
@@ -282,14 +280,14 @@ impl Cache {
 
     fn plan(&self, key: &LineKey, offset: usize, len: usize) -> Option<Way> {
         let end = offset.checked_add(len)?;
-        let (held, again) = match self.0.shard(key).lock().look_up(key, offset, end)? {
+        let held = match self.0.shard(key).lock().look_up(key, offset, end)? {
             Found::Memory(bytes) => return Some(Way::Had(bytes)),
-            Found::Disk { held, again } => (held, again),
+            Found::Disk(held) => held,
         };
         let file = self.0.slabs.read().get((held.slot / SLAB_LINES) as usize).cloned().flatten()?;
         let from = offset / BLOCK * BLOCK;
         let to = end.next_multiple_of(BLOCK).min(held.len as usize);
-        Some(Way::Read(Plan { held, again, file, from, to }))
+        Some(Way::Read(Plan { held, file, from, to }))
     }
 
     /// Checks what was read and cuts out what was asked for; drops the line if it is damaged. What of it is read again stays in
@@ -310,9 +308,7 @@ impl Cache {
             count(&self.0.counters.corrupt);
         }
         let bytes = good?;
-        if plan.again {
-            self.0.shard(key).lock().keep(key, plan.held.turn, plan.from, bytes.clone());
-        }
+        self.0.shard(key).lock().was_read(key, plan.held.turn, plan.from, &bytes);
         Some(bytes.slice(offset - plan.from..offset - plan.from + len))
     }
 

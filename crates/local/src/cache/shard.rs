@@ -30,18 +30,23 @@ struct Entry {
     key: LineKey,
     held: Held,
     reads: u8,
+    /// The blocks that were read from its slot.
+    seen: u16,
     /// What of it is in memory too.
     parts: Option<Box<Parts>>,
+}
+
+impl Entry {
+    fn was_read(&mut self) {
+        self.reads = (self.reads + 1).min(3);
+    }
 }
 
 /// Where the bytes of a line are.
 pub(super) enum Found {
     Memory(Bytes),
-    /// In its slot only; `again` says whether the line was read before.
-    Disk {
-        held: Held,
-        again: bool,
-    },
+    /// In its slot only.
+    Disk(Held),
 }
 
 /// See the module.
@@ -100,20 +105,29 @@ impl Shard {
         self.memory.used()
     }
 
-    /// Finds the bytes from `from` to `end` of a line, if it is as long, and notes that it was read.
+    /// Finds the bytes from `from` to `end` of a line, if it is as long.
     pub fn look_up(&mut self, key: &LineKey, from: usize, end: usize) -> Option<Found> {
         let local = *self.map.get(key)?;
         let entry = self.entries[local as usize].as_mut().filter(|entry| end <= entry.held.len as usize)?;
-        let again = entry.reads > 0;
-        entry.reads = (entry.reads + 1).min(3);
-        let in_memory = entry.parts.as_mut().and_then(|parts| parts.find(from, end));
-        Some(in_memory.map_or(Found::Disk { held: entry.held, again }, Found::Memory))
+        let Some(bytes) = entry.parts.as_mut().and_then(|parts| parts.find(from, end)) else {
+            return Some(Found::Disk(entry.held));
+        };
+        entry.was_read();
+        Some(Found::Memory(bytes))
     }
 
-    /// Keeps in memory what was read from a line, and verified, if it is still the one that was looked up.
-    pub fn keep(&mut self, key: &LineKey, turn: u64, from: usize, bytes: Bytes) {
+    /// Whole blocks of a line were read from its slot, and verified. If it is still the one that was looked up, and the same
+    /// blocks were read before, they stay in memory.
+    pub fn was_read(&mut self, key: &LineKey, turn: u64, from: usize, bytes: &[u8]) {
         let Some(local) = self.map.get(key).copied() else { return };
         let Some(entry) = at(&mut self.entries, (local, turn)) else { return };
+        entry.was_read();
+        let blocks = (from / BLOCK..(from + bytes.len()).div_ceil(BLOCK)).fold(0, |all, n| all | 1 << n);
+        let again = entry.seen & blocks == blocks;
+        entry.seen |= blocks;
+        if !again {
+            return;
+        }
         self.memory.add((local, turn), &mut entry.parts, from, bytes);
         self.fit_memory();
         let entries = &self.entries;
@@ -200,7 +214,7 @@ impl Shard {
         self.turns += 1;
         let held = Held { turn: self.turns, ..held };
         let local = held.slot / SHARDS;
-        self.entries[local as usize] = Some(Entry { key, held, reads, parts: None });
+        self.entries[local as usize] = Some(Entry { key, held, reads, seen: 0, parts: None });
         self.map.insert(key, local);
         let (lines, highest) = self.segments.entry(key.segment()).or_default();
         *lines += 1;
