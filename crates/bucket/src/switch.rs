@@ -25,7 +25,8 @@ impl Switch {
         *self.0.write() = bucket;
     }
 
-    fn now(&self) -> Arc<dyn Bucket> {
+    /// What is behind it at the moment.
+    pub fn now(&self) -> Arc<dyn Bucket> {
         self.0.read().clone()
     }
 }

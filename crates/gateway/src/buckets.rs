@@ -124,13 +124,15 @@ impl Gateway {
         let row = BucketRow { name: name.to_owned(), url: url.to_owned() };
         self.change("change-bucket", |gateway| async move {
             gateway.ground.refuse_unknown_bucket(&row.name)?;
+            // What opens meanwhile does so afterwards, at the new address.
+            let moving = gateway.ground.begin_move(&row.name);
             // What only a wrong store at the old address has must not come to count by a look at the new one.
             let held = gateway.hold(&row.name).await?;
             gateway.refuse_another_store(&row.name, &store).await?;
             gateway.catalog.set_url(&row)?;
             let text = format!("bucket {} is at {} now", row.name, store.url());
             gateway.ground.take_bucket(row.clone(), store);
-            drop(held);
+            drop((held, moving));
             gateway.ground.events.note(Severity::Info, text);
             gateway.open_missing(&row.name);
             Ok(())

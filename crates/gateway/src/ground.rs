@@ -32,14 +32,41 @@ pub(crate) struct Ground {
 struct Known {
     url: String,
     bucket: Result<Arc<Switch>, String>,
-    /// How often it came to another address.
+    /// How often it began to move to another address, or came to one.
     moves: u64,
+    /// It is being moved: nothing is opened in it.
+    moving: bool,
 }
 
-/// What one volume stands on.
+/// What one volume stands on while it is opened.
 pub(crate) struct Footing {
     pub env: Env,
     pub disk: Arc<CacheDisk>,
+    pub place: Place,
+}
+
+/// Where a bucket was when an opening began. The opening stays there: what it read in one store must not be gone on from in another.
+pub(crate) struct Place {
+    bucket: String,
+    moves: u64,
+    /// What the opening uses.
+    here: Arc<Switch>,
+    /// What goes with the bucket wherever it moves.
+    bucket_itself: Arc<Switch>,
+}
+
+/// While it lives, a bucket is being moved.
+pub(crate) struct Moving {
+    ground: Arc<Ground>,
+    bucket: String,
+}
+
+impl Drop for Moving {
+    fn drop(&mut self) {
+        if let Some(known) = self.ground.buckets.lock().get_mut(&self.bucket) {
+            known.moving = false;
+        }
+    }
 }
 
 impl Ground {
@@ -51,7 +78,7 @@ impl Ground {
     /// Opens a bucket of the catalog. One that cannot be opened now is tried again whenever it is needed.
     pub fn know_bucket(&self, row: BucketRow) {
         let bucket = self.open_known(&row.url);
-        self.buckets.lock().insert(row.name, Known { url: row.url, bucket, moves: 0 });
+        self.buckets.lock().insert(row.name, Known { url: row.url, bucket, moves: 0, moving: false });
     }
 
     fn open_known(&self, url: &str) -> Result<Arc<Switch>, String> {
@@ -62,7 +89,8 @@ impl Ground {
     /// Takes a bucket in that was just added to the catalog, or has another URL now: who uses it goes on there.
     pub fn take_bucket(&self, row: BucketRow, bucket: Arc<dyn Bucket>) {
         let mut buckets = self.buckets.lock();
-        let moves = buckets.get(&row.name).map_or(0, |known| known.moves + 1);
+        let (moves, moving) =
+            buckets.get(&row.name).map_or((0, false), |known| (known.moves + 1, known.moving));
         let switch = match buckets.remove(&row.name) {
             Some(Known { bucket: Ok(switch), .. }) => {
                 switch.set(bucket);
@@ -70,10 +98,29 @@ impl Ground {
             }
             _ => Arc::new(Switch::new(bucket)),
         };
-        buckets.insert(row.name, Known { url: row.url, bucket: Ok(switch), moves });
+        buckets.insert(row.name, Known { url: row.url, bucket: Ok(switch), moves, moving });
     }
 
-    /// How often a bucket came to another address since the start.
+    /// Begins to move a bucket: whoever is about to open something in it begins anew when that is over. One at a time.
+    pub fn begin_move(self: &Arc<Self>, name: &str) -> Moving {
+        if let Some(known) = self.buckets.lock().get_mut(name) {
+            known.moves += 1;
+            known.moving = true;
+        }
+        Moving { ground: self.clone(), bucket: name.to_owned() }
+    }
+
+    /// Goes with the bucket from now on. `Busy` if that has begun to move since.
+    pub fn settle(&self, place: &Place) -> Result<()> {
+        let buckets = self.buckets.lock();
+        if buckets.get(&place.bucket).is_none_or(|known| known.moves != place.moves) {
+            return Err(is_moving(&place.bucket));
+        }
+        place.here.set(place.bucket_itself.clone());
+        Ok(())
+    }
+
+    /// How often a bucket began to move, or came to another address, since the start.
     pub fn moves_of(&self, name: &str) -> u64 {
         self.buckets.lock().get(name).map_or(0, |known| known.moves)
     }
@@ -102,6 +149,10 @@ impl Ground {
 
     /// A bucket by name; one that could not be opened before may be there by now. `Unavailable` says why it still cannot.
     pub fn bucket(&self, name: &str) -> Result<Arc<dyn Bucket>> {
+        Ok(self.switch(name)?)
+    }
+
+    fn switch(&self, name: &str) -> Result<Arc<Switch>> {
         let url = match self.buckets.lock().get(name) {
             Some(Known { bucket: Ok(bucket), .. }) => return Ok(bucket.clone()),
             Some(known) => known.url.clone(),
@@ -170,10 +221,22 @@ impl Ground {
         format!(" --bucket '{url}'")
     }
 
-    /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away.
+    /// What a volume stands on. `Unavailable` while its bucket or its cache disk is away, `Busy` while the bucket is being moved.
     pub fn footing(&self, row: &VolumeRow) -> Result<Footing> {
         let disk = self.disks.get(&row.disk)?;
-        Ok(Footing { env: self.env(&disk, self.bucket(&row.bucket)?), disk })
+        let place = self.place(&row.bucket)?;
+        Ok(Footing { env: self.env(&disk, place.here.clone()), disk, place })
+    }
+
+    fn place(&self, name: &str) -> Result<Place> {
+        let bucket_itself = self.switch(name)?;
+        let buckets = self.buckets.lock();
+        let known = buckets.get(name).ok_or_else(|| unknown_bucket(name))?;
+        if known.moving {
+            return Err(is_moving(name));
+        }
+        let here = Arc::new(Switch::new(bucket_itself.now()));
+        Ok(Place { bucket: name.to_owned(), moves: known.moves, here, bucket_itself })
     }
 
     /// What an image on a disk and in a bucket stands on.
@@ -212,6 +275,13 @@ impl Ground {
 pub fn adopt_words(name: &str, image: &str, bucket: Option<&str>) -> String {
     let bucket = bucket.map_or_else(String::new, |bucket| format!(" --bucket {bucket}"));
     format!("volume adopt {name} --image {image}{bucket}")
+}
+
+fn is_moving(name: &str) -> Error {
+    Error::new(
+        ErrorKind::Busy,
+        format!("bucket {name:?} is getting another address: the volume is opened after that"),
+    )
 }
 
 fn unknown_bucket(name: &str) -> Error {

@@ -14,7 +14,8 @@ use tokio::sync::watch;
 
 use crate::catalog::VolumeRow;
 use crate::config::Program;
-use crate::ground::Ground;
+use crate::disk::CacheDisk;
+use crate::ground::{Footing, Ground, Place};
 use crate::leave::is_fenced;
 use crate::target::Access;
 use crate::view::VolumeView;
@@ -136,11 +137,11 @@ impl VolumeTask {
         true
     }
 
-    /// It will not open by itself; `false` if it was not found, but its bucket has moved since `moves` was asked for.
+    /// It will not open by itself; `false` if its bucket has moved since `moves` was asked for.
     fn refuse(&self, why: &Error, moves: u64) -> bool {
         // Who moves a bucket looks for volumes that were not found afterwards: they are refused by then, or see the move here.
         let mut state = self.state.lock();
-        if why.kind() == ErrorKind::NotFound && self.bucket_moves() != moves {
+        if self.bucket_moves() != moves {
             return false;
         }
         self.note(Severity::Error, &format!("does not open: {why}"));
@@ -163,10 +164,11 @@ impl VolumeTask {
             return Err(unwanted());
         }
         let row = self.row();
-        let footing = self.ground.footing(&row)?;
-        let recovered = footing.disk.recovered(row.image);
+        let Footing { env, disk, place } = self.ground.footing(&row)?;
+        let recovered = disk.recovered(row.image);
         let request = OpenRequest { image: row.image, recovered, accept_loss };
-        let image = Image::open(footing.env, request).await.map_err(|e| self.advised(e))?;
+        // Nothing is put or counts before it is shown: its bucket could move meanwhile, unknown to this one.
+        let (image, _hold) = Image::open_held(env, request).await.map_err(|e| self.advised(e))?;
         let unit = LogicalUnit::new(
             Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
             Arc::new(Volume::new(image.clone())),
@@ -174,18 +176,17 @@ impl VolumeTask {
         let unit = match unit.await {
             Ok(unit) => unit,
             Err(e) => {
-                // The next try begins with what was recovered, as this one did: nobody has written meanwhile.
-                let _ = tokio::time::timeout(HALT_WITHIN, image.halt()).await;
+                give_back(&image).await;
                 return Err(e);
             }
         };
-        footing.disk.adopted(row.image);
         let device = Arc::new(TargetDevice::new(&row.target));
         device.attach(LUN, unit.clone());
         let background = Arc::new(self.keep_up(unit.clone()));
-        let shown = self.show(Opened { image: image.clone(), unit, device, _background: background });
+        let opened = Opened { image: image.clone(), unit, device, _background: background };
+        let shown = self.show(opened, &place, &disk);
         if shown.is_err() {
-            let _ = tokio::time::timeout(HALT_WITHIN, image.halt()).await;
+            give_back(&image).await;
         }
         shown
     }
@@ -220,13 +221,16 @@ impl VolumeTask {
         }
     }
 
-    /// Lets initiators in, unless the volume was ended while it opened.
-    fn show(&self, opened: Opened) -> Result<()> {
+    /// Lets initiators in, unless the volume was ended while it opened, or its bucket moved.
+    fn show(&self, opened: Opened, place: &Place, disk: &CacheDisk) -> Result<()> {
         let mut state = self.state.lock();
         if !matches!(*state, State::Opening(_)) {
             return Err(unwanted());
         }
+        // Who moves a bucket holds the volumes that are open by then: this one is among them, or is not opened here.
+        self.ground.settle(place)?;
         self.targets.add(target(&self.row.lock(), opened.device.clone())?)?;
+        disk.adopted(self.image_id());
         *state = State::Open(Box::new(opened));
         Ok(())
     }
@@ -418,12 +422,7 @@ impl VolumeTask {
     /// Ends its background work; what the journal holds stays.
     pub async fn abandon_image(&self) {
         if let Some(Opened { image, .. }) = self.opened() {
-            let ended = async {
-                // One that another gateway owns has ended already, or is about to.
-                let _ = image.halt().await;
-                image.ended().await;
-            };
-            let _ = tokio::time::timeout(HALT_WITHIN, ended).await;
+            give_back(&image).await;
         }
         *self.state.lock() = State::Ended;
     }
@@ -443,6 +442,17 @@ impl VolumeTask {
         };
         view(row, state, reason, status)
     }
+}
+
+/// Ends an image, saving nothing. What the local disk has of it stays: if nobody has written, another try to open it can begin with
+/// what was recovered, as this one did.
+async fn give_back(image: &Image) {
+    let ended = async {
+        // One that failed, or that another gateway owns, has ended already, or is about to.
+        let _ = image.halt().await;
+        image.ended().await;
+    };
+    let _ = tokio::time::timeout(HALT_WITHIN, ended).await;
 }
 
 fn condition(status: &Status) -> (&'static str, Option<String>) {

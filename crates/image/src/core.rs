@@ -2,7 +2,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, SECTOR, Seq, Span};
+use base::{Epoch, Error, ErrorKind, ImageId, Result, SECTOR, Seq, Span};
 use bytes::Bytes;
 use chain::StateChange;
 use local::{Committed, Owner, OwnerHandle, Payload, Record, RecordKind};
@@ -32,8 +32,13 @@ pub struct Image {
 #[derive(Debug)]
 pub struct Hold {
     requests: mpsc::UnboundedSender<Request>,
-    /// The last segment that counts, and so must be in whatever store there is afterwards.
-    pub durable: Number,
+}
+
+impl Hold {
+    /// One that is counted already.
+    pub(crate) fn on(core: &Core) -> Hold {
+        Hold { requests: core.requests.clone() }
+    }
 }
 
 impl Drop for Hold {
@@ -614,9 +619,8 @@ impl Image {
     /// What was put and did not count yet is put again afterwards.
     pub async fn hold(&self) -> Result<Hold> {
         // Before it is asked for: who gives up waiting lets go of it, too.
-        let mut hold = Hold { requests: self.core.requests.clone(), durable: Number(0) };
+        let hold = Hold::on(&self.core);
         self.request(Request::Hold).await?;
-        hold.durable = self.status().durable;
         Ok(hold)
     }
 

@@ -30,6 +30,7 @@ use crate::dirty::{DirtyRecord, SpooledSegment};
 use crate::env::Severity;
 use crate::gather::gather;
 use crate::layers::Standing;
+use crate::open::Spent;
 use crate::outgoing::{Body, Outgoing, Put, spool_name};
 use crate::park::park;
 use crate::status::{Condition, Work};
@@ -100,8 +101,10 @@ pub(crate) struct Destager {
     /// The local disk was full: not before then is it tried again.
     spool_after: Instant,
     waiters: Vec<Waiter>,
-    /// So many hold it.
+    /// So many hold it: at first who opens it.
     held: usize,
+    /// What to let go of when nobody holds it any more.
+    spent: Option<Spent>,
     closing: Option<oneshot::Sender<Result<()>>>,
     close_sealed: bool,
 }
@@ -125,6 +128,7 @@ pub(crate) struct Start {
     /// The size in sectors as of that record.
     pub size: u64,
     pub inherited: VecDeque<Arc<SpooledSegment>>,
+    pub spent: Spent,
     pub since_checkpoint: usize,
     pub collector: Collector,
     pub compactor: Compactor,
@@ -164,7 +168,8 @@ impl Destager {
             courtesy: Courtesy::new(now),
             spool_after: now,
             waiters: Vec::new(),
-            held: 0,
+            held: 1,
+            spent: Some(start.spent),
             closing: None,
             close_sealed: false,
         }
@@ -291,6 +296,13 @@ impl Destager {
         if !matches!(*self.core.condition.read(), Condition::Open) && self.closing.is_none() {
             // The handle was halted.
             return Ok(now + Duration::from_secs(3600));
+        }
+        if self.held > 0 && self.spent.is_some() {
+            // It is not certain yet that it goes on here: nothing is begun.
+            return Ok(now + Duration::from_secs(1));
+        }
+        if let Some(spent) = self.spent.take() {
+            spent.let_go(&self.core).await;
         }
         self.courtesy.observe(self.core.front.lock().committed, now);
         self.seal_what_is_due().await?;

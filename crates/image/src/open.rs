@@ -23,7 +23,7 @@ use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::collect::Collector;
 use crate::compact::Compactor;
-use crate::core::{Backlog, Core, Front, Image, SIZE_STATE, size_of};
+use crate::core::{Backlog, Core, Front, Hold, Image, SIZE_STATE, size_of};
 use crate::destage::{Destager, Start};
 use crate::dirty::{DirtyRecord, SpooledSegment, join};
 use crate::env::{Env, Event, Severity};
@@ -69,6 +69,35 @@ struct Ground {
 struct Local {
     inherited: VecDeque<Arc<SpooledSegment>>,
     records: Vec<Recovered>,
+    /// Segments that the bucket has.
+    arrived: Vec<String>,
+}
+
+/// What the local disk has and need not keep, once it is certain that the image goes on in this store.
+pub(crate) struct Spent {
+    /// The last record that is elsewhere, too.
+    upto: Seq,
+    /// The last epoch of former runs.
+    abandoned: Epoch,
+    /// The local segments.
+    segments: Vec<String>,
+}
+
+impl Spent {
+    pub async fn let_go(self, core: &Core) {
+        if let Some(journal) = core.journal.get() {
+            journal.abandon(self.abandoned);
+            journal.release_abandoned(self.abandoned);
+            journal.release(self.upto);
+        }
+        for name in self.segments {
+            if let Err(e) = core.env.spool.remove(core.id, &name).await {
+                tracing::warn!(
+                    "local segment {name}, which the bucket has, stays until the next opening: {e}"
+                );
+            }
+        }
+    }
 }
 
 /// Why an image is not opened: it was not closed, and its journal is elsewhere. It is the cause of the error, for callers who can
@@ -104,6 +133,13 @@ impl Image {
     /// `Denied` if it was not closed and its journal is elsewhere (the message names the owner and the word that accepts the loss);
     /// `Fenced` if another gateway opened it at the same moment; `Corrupt`, naming the object, if the chain cannot be read.
     pub async fn open(env: Env, request: OpenRequest) -> Result<Image> {
+        let (image, _) = Image::open_held(env, request).await?;
+        Ok(image)
+    }
+
+    /// The same, and the image is held from its beginning ([`Image::hold`]). If it is halted while that lives, all that the local
+    /// disk had of it is still there (some of it as forks): it can be opened anew, in another store, too.
+    pub async fn open_held(env: Env, request: OpenRequest) -> Result<(Image, Hold)> {
         let image = request.image;
         if env.journal.is_attached(image) {
             // Another epoch would fence the handle that this very gateway serves it by.
@@ -153,6 +189,11 @@ impl Image {
             compactor: Compactor::new(image, &loaded.checkpoint.table),
             budget: Budget::new(loaded.chain.members.iter().map(|h| h.object_len()).sum()),
             inherited: local.inherited.clone(),
+            spent: Spent {
+                upto: local.inherited.back().map_or(last_seq, |s| s.header.last_seq),
+                abandoned: Epoch(run_start.0.saturating_sub(1)),
+                segments: local.arrived.clone(),
+            },
             own,
         };
         adopt(&core, local, last_seq, request.recovered.len()).await?;
@@ -161,7 +202,8 @@ impl Image {
         core.progress.lock().checkpoint = loaded.checkpoint.position.number;
         let destager = Destager::new(core.clone(), start);
         env.spawn.spawn("destage", Box::pin(destager.run()));
-        Ok(Image { core })
+        let hold = Hold::on(&core);
+        Ok((Image { core }, hold))
     }
 }
 
@@ -290,14 +332,14 @@ async fn local(
     run_start: Epoch,
     last_seq: Seq,
 ) -> Result<Local> {
-    let mut inherited = Vec::new();
+    let (mut inherited, mut arrived) = (Vec::new(), Vec::new());
     for file in env.spool.list(image) {
         if epoch_of(&file.name).is_none_or(|epoch| epoch < run_start) {
             continue;
         }
         let segment = read_spooled(&env.spool, image, file).await?;
         if segment.header.last_seq <= last_seq {
-            env.spool.remove(image, &segment.name).await?;
+            arrived.push(segment.name);
         } else {
             inherited.push(Arc::new(segment));
         }
@@ -318,7 +360,7 @@ async fn local(
         }
         next = next.next();
     }
-    Ok(Local { inherited: inherited.into(), records })
+    Ok(Local { inherited: inherited.into(), records, arrived })
 }
 
 fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
@@ -446,10 +488,6 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq, recovered: usize) 
             "the journal holds acknowledged writes of the volume from before it stopped; restart the gateway to recover them",
         ));
     }
-    let abandoned = Epoch(core.run_start.0.saturating_sub(1));
-    journal.abandon(abandoned);
-    journal.release_abandoned(abandoned);
-    journal.release(local.inherited.back().map_or(last_seq, |s| s.header.last_seq));
     if core.journal.set(journal).is_err() {
         return Err(Error::internal("an image was attached to its journal twice"));
     }

@@ -644,13 +644,42 @@ fn what_a_wrong_store_took_is_put_again() {
         writer.steadily(10).await;
         assert!(!wrong.inner.list("", None, 1).await.unwrap().is_empty(), "it was to take some");
         let hold = image.hold().await.unwrap();
+        let durable = image.status().durable;
         let there = right.list("", None, 1000).await.unwrap().len();
         switch.set(right.clone());
         writer.steadily(10).await;
-        assert_eq!(image.status().durable, hold.durable);
+        assert_eq!(image.status().durable, durable);
         assert_eq!(right.list("", None, 1000).await.unwrap().len(), there, "nothing is put while it is held");
         drop(hold);
         drains(&writer, &running, &right).await;
+    });
+}
+
+/// What the local disk has stays, though this store has it too, until it is certain that the image goes on there and not in a copy.
+#[test]
+fn an_opening_that_is_not_wanted_lets_go_of_nothing() {
+    paused(async {
+        let (store, faults, disk, running, image) = world(ByteSize::mib(800)).await;
+        let copy = Arc::new(store.fork());
+        let mut writer = Writer::new(image);
+        // All is put, and nobody is told.
+        faults.set_plan(FaultPlan { chances: vec![(Fault::AnswerLost, 1000)], ..FaultPlan::default() });
+        writer.steadily(60).await;
+        running.crash(&disk);
+        let running = start(&disk, store.clone(), &setup(ByteSize::mib(800)), 2).await.unwrap();
+        let kept = || (running.env.journal.usage_of(IMAGE).records, running.spool.list(IMAGE).len());
+        let before = kept();
+        assert!(before.0 > 0 && before.1 > 0, "{before:?}");
+        let (image, hold) = running.open_held_on(store.clone(), IMAGE, None).await.unwrap();
+        let there = store.list("", None, 1000).await.unwrap().len();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(image.status().dirty.0 < writer.next * BLOCK, "this store has some of it");
+        image.halt().await.unwrap();
+        image.ended().await;
+        drop(hold);
+        assert_eq!((kept(), store.list("", None, 1000).await.unwrap().len()), (before, there));
+        writer.image = running.open_on(copy.clone(), IMAGE, None).await.unwrap();
+        drains(&writer, &running, &copy).await;
     });
 }
 

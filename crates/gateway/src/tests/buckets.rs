@@ -308,6 +308,70 @@ async fn an_opening_that_the_move_of_its_bucket_overtakes_goes_on_there() {
     one.stop(|_| ()).await.unwrap();
 }
 
+/// A store that answers only now and then moves, as a copy: what is being opened at its old address meanwhile is not served from both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_opening_that_succeeds_at_the_old_address_is_made_anew_at_the_new_one() {
+    let scratch = Scratch::new("both");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    write(&one, "vol1", 8, 7).await;
+    image(&one, "vol1").halt().await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    copy(&scratch.0.join("bucket"), &scratch.0.join("copy"));
+
+    let one = prepare(config(&scratch.0, "one", "200 ms")).await.unwrap();
+    let old = Faulty::new(one.ground.open_store(&scratch.url(), false).unwrap(), 1);
+    let faults = old.faults();
+    let script = |prefix: &str, fault| Script {
+        operation: Some(Operation::Get),
+        prefix: prefix.into(),
+        skip: 0,
+        times: 1,
+        fault,
+    };
+    faults.script(script("images/", Fault::Slow(Duration::from_secs(3))));
+    // It does not tell whether it is the same store.
+    faults.script(script("tidegate-probe/", Fault::Refused));
+    one.ground.take_bucket(BucketRow { name: "main".into(), url: scratch.url() }, Arc::new(old));
+    one.open_volumes();
+    until(|| faults.injected().contains_key("slow")).await;
+    one.change_bucket("main", &format!("dir://{}", scratch.0.join("copy").display())).await.unwrap();
+    assert_eq!(one.show_volume("vol1").unwrap().state, "opening", "the move was to overtake it");
+    until(|| one.show_volume("vol1").unwrap().state == "open").await;
+    write(&one, "vol1", 16, 8).await;
+    one.drain_volume("vol1").await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    // All is in the copy: no journal is needed.
+    let two = gateway(&scratch.0, "two", "1 h").await;
+    two.add_bucket("main", &format!("dir://{}", scratch.0.join("copy").display())).await.unwrap();
+    two.adopt_volume(adopt("vol1", None)).await.unwrap();
+    assert_eq!((byte(&two, "vol1", 8).await, byte(&two, "vol1", 16).await), (7, 8));
+    two.stop(|_| ()).await.unwrap();
+}
+
+/// Nothing is opened in a bucket that is on its way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_volume_waits_while_its_bucket_moves() {
+    let scratch = Scratch::new("on-its-way");
+    let one = gateway(&scratch.0, "one", "1 h").await;
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    one.create_volume(wanted("vol1", ByteSize::mib(64))).await.unwrap();
+    one.stop(|_| ()).await.unwrap();
+    drop(one);
+    let one = prepare(config(&scratch.0, "one", "1 h")).await.unwrap();
+    let moving = one.ground.begin_move("main");
+    one.open_volumes();
+    let view = || one.show_volume("vol1").unwrap();
+    until(|| view().reason.is_some_and(|why| why.contains("is getting another address"))).await;
+    assert_eq!(view().state, "opening");
+    drop(moving);
+    until(|| view().state == "open").await;
+    one.stop(|_| ()).await.unwrap();
+}
+
 /// The bucket has moved whether or not the volumes can be looked up after that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_move_does_not_fail_for_what_comes_after_it() {

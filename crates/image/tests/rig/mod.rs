@@ -9,7 +9,7 @@ use std::time::Duration;
 use base::{ByteSize, Epoch, GatewayId, ImageId, Result, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Faults, Faulty, Memory, RetryPolicy, Retrying};
 use bytes::Bytes;
-use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
+use image::{DirtyMemory, Env, Event, Events, Hold, Image, OpenRequest, Options};
 use local::{Cache, CacheOptions, Journal, JournalOptions, Recovery, SimDisk, Spool};
 use parking_lot::Mutex;
 use sim::{Process, SimClock};
@@ -117,9 +117,19 @@ impl Running {
         image: ImageId,
         accept_loss: Option<Epoch>,
     ) -> Result<Image> {
+        let (image, _) = self.open_held_on(bucket, image, accept_loss).await?;
+        Ok(image)
+    }
+
+    pub async fn open_held_on(
+        &self,
+        bucket: Arc<dyn Bucket>,
+        image: ImageId,
+        accept_loss: Option<Epoch>,
+    ) -> Result<(Image, Hold)> {
         let recovered = self.recovery.owners.get(&image).cloned().unwrap_or_default();
         let env = Env { bucket, ..self.env.clone() };
-        Image::open(env, OpenRequest { image, recovered, accept_loss }).await
+        Image::open_held(env, OpenRequest { image, recovered, accept_loss }).await
     }
 
     /// SIGKILL and power cut.
