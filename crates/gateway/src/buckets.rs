@@ -10,6 +10,7 @@ use image::{Hold, Image, Severity};
 
 use crate::catalog::{BucketRow, VolumeRow};
 use crate::gateway::{Gateway, check_name};
+use crate::leave::is_fenced;
 use crate::view::{BucketView, ProbeView, VolumeView};
 
 /// How long a volume may take to answer that it is held: what it does at a time on its cache disk takes less.
@@ -146,7 +147,8 @@ impl Gateway {
     async fn hold(&self, bucket: &str) -> Result<Vec<Hold>> {
         let mut held = Vec::new();
         for row in self.users_of(bucket) {
-            let Some(image) = self.image_of(&row.name) else { continue };
+            // One that was lost puts nothing more, though it may still be moving what it had into a fork.
+            let Some(image) = self.image_of(&row.name).filter(|image| !is_fenced(image)) else { continue };
             match tokio::time::timeout(ANSWERS, image.hold()).await {
                 Ok(Ok(hold)) => held.push(hold),
                 // One that has ended puts nothing more.

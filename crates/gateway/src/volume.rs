@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use base::{Epoch, Error, ErrorKind, ImageId, Result};
 use futures_util::future::{AbortHandle, abortable};
-use image::{Condition, Image, OpenRequest, Severity, Status, Unclosed};
+use image::{Condition, Hold, Image, OpenRequest, Severity, Status, Unclosed};
 use parking_lot::Mutex;
 use portal::Volume;
 use scsi::device::{Identity, LogicalUnit, TargetDevice};
@@ -137,11 +137,12 @@ impl VolumeTask {
         true
     }
 
-    /// It will not open by itself; `false` if its bucket has moved since `moves` was asked for.
+    /// It will not open by itself; `false` if its bucket has moved since `moves` was asked for: at the new address it may.
     fn refuse(&self, why: &Error, moves: u64) -> bool {
         // Who moves a bucket looks for volumes that were not found afterwards: they are refused by then, or see the move here.
         let mut state = self.state.lock();
         if self.bucket_moves() != moves {
+            tracing::info!("volume {} did not open where its bucket was: {why}", self.row.lock().name);
             return false;
         }
         self.note(Severity::Error, &format!("does not open: {why}"));
@@ -168,7 +169,7 @@ impl VolumeTask {
         let recovered = disk.recovered(row.image);
         let request = OpenRequest { image: row.image, recovered, accept_loss };
         // Nothing is put or counts before it is shown: its bucket could move meanwhile, unknown to this one.
-        let (image, _hold) = Image::open_held(env, request).await.map_err(|e| self.advised(e))?;
+        let (image, hold) = Image::open_held(env, request).await.map_err(|e| self.advised(e))?;
         let unit = LogicalUnit::new(
             Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
             Arc::new(Volume::new(image.clone())),
@@ -180,11 +181,8 @@ impl VolumeTask {
                 return Err(e);
             }
         };
-        let device = Arc::new(TargetDevice::new(&row.target));
-        device.attach(LUN, unit.clone());
-        let background = Arc::new(self.keep_up(unit.clone()));
-        let opened = Opened { image: image.clone(), unit, device, _background: background };
-        let shown = self.show(opened, &place, &disk);
+        let mut hold = Some(hold);
+        let shown = self.show(&image, &mut hold, unit, &place, &disk);
         if shown.is_err() {
             give_back(&image).await;
         }
@@ -221,17 +219,32 @@ impl VolumeTask {
         }
     }
 
-    /// Lets initiators in, unless the volume was ended while it opened, or its bucket moved.
-    fn show(&self, opened: Opened, place: &Place, disk: &CacheDisk) -> Result<()> {
+    /// Lets initiators in and takes the hold away, unless the volume was ended while it opened, or its bucket moved.
+    fn show(
+        &self,
+        image: &Image,
+        hold: &mut Option<Hold>,
+        unit: Arc<LogicalUnit>,
+        place: &Place,
+        disk: &CacheDisk,
+    ) -> Result<()> {
         let mut state = self.state.lock();
         if !matches!(*state, State::Opening(_)) {
             return Err(unwanted());
         }
         // Who moves a bucket holds the volumes that are open by then: this one is among them, or is not opened here.
         self.ground.settle(place)?;
-        self.targets.add(target(&self.row.lock(), opened.device.clone())?)?;
-        disk.adopted(self.image_id());
-        *state = State::Open(Box::new(opened));
+        let row = self.row();
+        let device = Arc::new(TargetDevice::new(&row.target));
+        device.attach(LUN, unit.clone());
+        self.targets.add(target(&row, device.clone())?)?;
+        disk.adopted(row.image);
+        // From here on it may be written to.
+        let background = Arc::new(self.keep_up(unit.clone()));
+        *state =
+            State::Open(Box::new(Opened { image: image.clone(), unit, device, _background: background }));
+        // Before anybody else can hold it.
+        hold.take();
         Ok(())
     }
 

@@ -7,13 +7,14 @@
 //! segments, which frees the journal just as well.
 
 mod count;
+mod spool;
 mod upkeep;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{BoxFuture, Epoch, Error, ErrorKind, Number, Result, Seq};
+use base::{BoxFuture, Error, ErrorKind, Number, Result, Seq};
 use chain::{HeaderDraft, Kind, Ownership, Position, RowId, Sealed, SegmentDraft};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -31,8 +32,7 @@ use crate::env::Severity;
 use crate::gather::gather;
 use crate::layers::Standing;
 use crate::open::Spent;
-use crate::outgoing::{Body, Outgoing, Put, spool_name};
-use crate::park::park;
+use crate::outgoing::{Body, Outgoing, Put};
 use crate::status::{Condition, Work};
 use upkeep::Attempt;
 
@@ -302,7 +302,7 @@ impl Destager {
             return Ok(now + Duration::from_secs(1));
         }
         if let Some(spent) = self.spent.take() {
-            spent.let_go(&self.core).await;
+            spent.let_go(&self.core).await?;
         }
         self.courtesy.observe(self.core.front.lock().committed, now);
         self.seal_what_is_due().await?;
@@ -505,79 +505,6 @@ impl Destager {
         self.journal_fullness() > self.core.env.options.spool_above
     }
 
-    /// Whether segments should go to the local disk: only if the bucket is slower than that would be. What waits for a bucket
-    /// that does not answer leaves the journal early, because others need it too.
-    fn should_spool(&self) -> bool {
-        let room = self.core.progress.lock().spooled_bytes < self.core.env.options.spool_limit.0;
-        let any = self.outgoing.iter().any(Outgoing::in_memory);
-        let now = Instant::now();
-        let enough = self.core.env.options.spool_above;
-        // One that is late says it of those behind it too.
-        let most = self.outgoing.iter().filter_map(|o| match o.put {
-            Put::Flying { failures: 1.., .. } | Put::Idle(_, 1..) => Some(enough * DEAD_SHARE),
-            Put::Flying { since, .. } if now - since >= LATE => Some(enough),
-            // It waits to be counted: a part of the map is slow to come, or out of reach.
-            Put::Done if self.mapping_since.is_some_and(|since| now - since >= LATE) => Some(enough),
-            _ => None,
-        });
-        // While it is held nothing is put.
-        let most = most.chain((self.held > 0).then_some(enough));
-        let late = most
-            .min_by(f64::total_cmp)
-            .is_some_and(|limit| self.journal_fullness() > limit || self.is_short());
-        any && late && room && now >= self.spool_after
-    }
-
-    /// Whether sealed segments have taken all the memory that there is for them.
-    fn is_short(&self) -> bool {
-        self.core.env.memory.is_short(self.core.env.options.segment.0)
-    }
-
-    async fn spool_under_pressure(&mut self) -> Result<()> {
-        while self.should_spool() {
-            self.spool_if_it_fits().await?;
-        }
-        Ok(())
-    }
-
-    /// The same as [`Destager::spool_oldest`], but a full disk is not the end: what finds no room there stays in the journal.
-    async fn spool_if_it_fits(&mut self) -> Result<()> {
-        match self.spool_oldest().await {
-            Err(e) if e.kind() == ErrorKind::NoSpace => {
-                self.spool_after = Instant::now() + FULL_DISK;
-                self.core.report(Severity::Warning, format!("no room on the local disk: {e}"));
-                Ok(())
-            }
-            done => done,
-        }
-    }
-
-    /// Gives the oldest segment that is in memory a home on the local disk, and frees its part of the journal.
-    async fn spool_oldest(&mut self) -> Result<()> {
-        let Some(at) = self.outgoing.iter().position(Outgoing::in_memory) else { return Ok(()) };
-        let out = &mut self.outgoing[at];
-        let Body::Memory(sealed, _) = &out.body else { return Ok(()) };
-        let name = spool_name(&out.header);
-        let spool = &self.core.env.spool;
-        spool
-            .put(self.core.id, &name, sealed.payload.parts())
-            .await
-            .map_err(|e| e.within("writing a local segment"))?;
-        let header = out.header.clone();
-        let offsets = header.offsets();
-        let segment =
-            Arc::new(SpooledSegment { image: self.core.id, name, header, offsets, bytes: out.size });
-        self.core.layers.write().spooled(&segment);
-        out.body = Body::Spooled(segment);
-        let upto = out.header.last_seq;
-        let (size, dirty) = (out.size, out.dirty);
-        self.release(upto);
-        let mut progress = self.core.progress.lock();
-        progress.spooled_bytes += size;
-        progress.freed(dirty);
-        Ok(())
-    }
-
     fn release(&self, upto: Seq) {
         if let Some(journal) = self.core.journal.get() {
             journal.release(upto);
@@ -758,47 +685,8 @@ impl Destager {
             );
         }
     }
-
-    /// Moves everything that is acknowledged but does not count into local segments that the next start lists as a fork.
-    async fn keep_as_fork(&mut self) -> Result<()> {
-        loop {
-            let committed = self.core.committed.notified();
-            tokio::pin!(committed);
-            committed.as_mut().enable();
-            {
-                let front = self.core.front.lock();
-                if front.committed.next() == front.next || self.core.env.journal.poisoned().is_some() {
-                    break;
-                }
-            }
-            committed.await;
-        }
-        while let Some(segment) = self.inherited.pop_front() {
-            self.seal_inherited(segment).await?;
-        }
-        while !self.core.backlog.lock().queue.is_empty() {
-            self.seal_records().await?;
-        }
-        while self.outgoing.iter().any(Outgoing::in_memory) {
-            self.spool_oldest().await?;
-        }
-        // All that matters is kept now. What of it the bucket has after all is no fork; if not now, the next start finds that out.
-        let sorting = park(&self.core.env, self.core.id, &[], Epoch(u64::MAX), 0);
-        if let Ok(Err(e)) = tokio::time::timeout(SORTING, sorting).await {
-            tracing::warn!("a fork of image {} may hold what the bucket has: {e}", self.core.id);
-        }
-        Ok(())
-    }
 }
 
-/// A put under way for longer than this is late: a local disk would have taken the segment sooner.
-const LATE: Duration = Duration::from_millis(500);
-/// The part of [`Options::spool_above`] that a volume may fill of the journal while its bucket does not answer.
-const DEAD_SHARE: f64 = 0.25;
-/// How long an image that was lost looks for what the bucket has of it after all.
-const SORTING: Duration = Duration::from_secs(10);
-/// How long a local disk that was full is left alone.
-const FULL_DISK: Duration = Duration::from_secs(10);
 /// How long the put of a segment may wait for the cache to take it too.
 const FILL: Duration = Duration::from_secs(2);
 

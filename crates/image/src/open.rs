@@ -84,19 +84,16 @@ pub(crate) struct Spent {
 }
 
 impl Spent {
-    pub async fn let_go(self, core: &Core) {
+    pub async fn let_go(self, core: &Core) -> Result<()> {
         if let Some(journal) = core.journal.get() {
             journal.abandon(self.abandoned);
             journal.release_abandoned(self.abandoned);
             journal.release(self.upto);
         }
         for name in self.segments {
-            if let Err(e) = core.env.spool.remove(core.id, &name).await {
-                tracing::warn!(
-                    "local segment {name}, which the bucket has, stays until the next opening: {e}"
-                );
-            }
+            core.env.spool.remove(core.id, &name).await?;
         }
+        Ok(())
     }
 }
 

@@ -53,11 +53,12 @@ impl Parts {
         Some(part.bytes.slice(from - part.from..end - part.from))
     }
 
-    /// Takes a part in place of those that lie within it. How much more memory that is, and how much less.
+    fn covers(&self, from: usize, end: usize) -> bool {
+        self.parts.iter().any(|part| part.covers(from, end))
+    }
+
+    /// Takes a part that no other covers in place of those that lie within it. How much more memory that is, and how much less.
     fn add(&mut self, part: Part) -> (u64, u64) {
-        if self.parts.iter().any(|old| old.covers(part.from, part.end())) {
-            return (0, 0);
-        }
         let before = self.cost();
         self.parts.retain(|old| !part.covers(old.from, old.end()));
         let less = before - self.cost();
@@ -95,7 +96,8 @@ impl Memory {
 
     /// Adds a copy of what was read of a line, which has that `place`.
     pub fn add(&mut self, place: (u32, u64), line: &mut Option<Box<Parts>>, from: usize, bytes: &[u8]) {
-        if cost(bytes.len()) > self.limit {
+        let known = line.as_ref().is_some_and(|parts| parts.covers(from, from + bytes.len()));
+        if known || cost(bytes.len()) > self.limit {
             return;
         }
         let part = Part { from, bytes: AlignedBuf::long_copy_of(bytes).into_bytes() };
