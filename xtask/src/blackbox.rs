@@ -29,6 +29,7 @@ pub const HOST: &[Scenario] = &[
     Scenario { name: "demo: what it leaves is its user's alone", run: private },
     Scenario { name: "serve: what listens everywhere is shown with an address that works", run: everywhere },
     Scenario { name: "demo: goes on without its cache disk when told to", run: cache_lost },
+    Scenario { name: "strangers who take all connections stop nothing (A7, X06)", run: crowded_out },
     Scenario { name: "log and output that nobody takes are lost, and nothing else is", run: unheard },
 ];
 
@@ -322,6 +323,40 @@ fn unheard(dir: &Path) -> Result {
         demo.stop()?;
     }
     Ok(())
+}
+
+/// More connections than files may be open, held by clients that say nothing: they do not take what the gateway itself needs, and who
+/// was there before goes on.
+fn crowded_out(dir: &Path) -> Result {
+    let limits = "ulimit -n 512";
+    let mut serve = Serve::with(dir, &Layout { limits, ..Layout::default() })?;
+    serve.tell(&["bucket", "add", "store", &format!("dir://{}", dir.join("bucket").display())])?;
+    serve.tell(&["volume", "create", "disk", "--size", "64MiB"])?;
+    expect(&serve.log()?, "only 512 files may be open at once: 256 iSCSI connections")?;
+    let mut writer = soak::Writer::new(dir, 19)?;
+    let client = writer.begin_insisting(&serve.url("disk"), Duration::from_secs(12), 20 << 20)?;
+    std::thread::sleep(Duration::from_secs(1));
+    let end = Instant::now() + Duration::from_secs(8);
+    let mut strangers = Vec::new();
+    while Instant::now() < end {
+        while strangers.len() < 600 {
+            strangers.push(std::net::TcpStream::connect(serve.portal())?);
+        }
+        let status = serve.status()?;
+        let (volume, disk) = (&status["volumes"][0], &status["disks"][0]);
+        if volume["state"] != "open" || !volume["trouble"].is_null() || !disk["trouble"].is_null() {
+            return Err(format!("strangers are felt: {status}").into());
+        }
+        strangers.drain(..300);
+    }
+    drop(strangers);
+    let insisted = soak::Writer::insisted(client)?;
+    if insisted.full + insisted.no_space > 0 || insisted.longest_ms > 10_000 {
+        return Err(format!("who was there before was in trouble: {insisted:?}").into());
+    }
+    serve.drained(None, Duration::from_secs(60))?;
+    writer.verify(&serve.url("disk"))?;
+    serve.stop()
 }
 
 /// The guest's words for a portal and a target, before a script that uses them.

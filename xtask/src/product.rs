@@ -24,14 +24,15 @@ pub struct Demo {
     url: String,
 }
 
-/// A command whose output goes elsewhere than to its log, as the shell writes it; as it stands, if nothing is said.
-fn redirected(command: Command, output: &str) -> Command {
-    if output.is_empty() {
+/// A command that starts with less than all, or whose output goes elsewhere than to its log, as the shell writes both; as it stands,
+/// if nothing is said.
+fn through_shell(command: Command, limits: &str, output: &str) -> Command {
+    if limits.is_empty() && output.is_empty() {
         return command;
     }
     let mut shell = Command::new("bash");
     shell
-        .args(["-c", &format!("exec \"$0\" \"$@\" {output}")])
+        .args(["-c", &format!("set -e; {limits}\nexec \"$0\" \"$@\" {output}")])
         .arg(command.get_program())
         .args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -115,7 +116,7 @@ impl Demo {
         if self.bucket.is_some() && std::env::var_os("AWS_ACCESS_KEY_ID").is_none() {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
-        Server::start(&redirected(command, self.output), log)
+        Server::start(&through_shell(command, "", self.output), log)
     }
 
     /// Starts it again after [`Demo::kill`] or [`Demo::stop`].
@@ -224,13 +225,15 @@ pub struct Layout<'a> {
     pub disk: &'a str,
     /// Lines behind all others.
     pub more: &'a str,
+    /// What it is not allowed, as the shell writes it.
+    pub limits: &'static str,
     /// Where its output goes, as the shell writes it; to its log, if nothing is said.
     pub output: &'static str,
 }
 
 impl Default for Layout<'_> {
     fn default() -> Self {
-        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "", output: "" }
+        Layout { host: "127.0.0.1", disk: "journal = \"512 MiB\"", more: "", limits: "", output: "" }
     }
 }
 
@@ -240,6 +243,7 @@ pub struct Serve {
     config: PathBuf,
     data: PathBuf,
     portal: String,
+    limits: &'static str,
     output: &'static str,
     starts: u32,
     running: Option<Server>,
@@ -254,7 +258,7 @@ impl Serve {
     /// One that is laid out in another way, started.
     pub fn with(dir: &Path, layout: &Layout<'_>) -> Result<Serve> {
         let (data, config, cache) = (dir.join("gateway"), dir.join("tidegate.toml"), dir.join("cache"));
-        let Layout { host, disk, more, output } = layout;
+        let Layout { host, disk, more, limits, output } = layout;
         let portal = format!("{host}:{}", free_port()?);
         let text = format!(
             "name = \"test\"\ndata = {data:?}\n[[disk]]\nname = \"cache\"\npath = {cache:?}\n{disk}\n\
@@ -262,7 +266,7 @@ impl Serve {
         );
         std::fs::write(&config, text)?;
         let program = setup::product()?;
-        let mut serve = Serve { program, config, data, portal, output, starts: 0, running: None };
+        let mut serve = Serve { program, config, data, portal, limits, output, starts: 0, running: None };
         serve.again()?;
         Ok(serve)
     }
@@ -278,7 +282,7 @@ impl Serve {
             command.env("AWS_ACCESS_KEY_ID", "any").env("AWS_SECRET_ACCESS_KEY", "any");
         }
         let log = self.config.with_extension(format!("{}.log", self.starts));
-        let mut server = Server::start(&redirected(command, self.output), log)?;
+        let mut server = Server::start(&through_shell(command, self.limits, self.output), log)?;
         until("the gateway's answer", START, || {
             server.check()?;
             Ok(self.tell(&["status", "--json"]).ok())
@@ -302,6 +306,12 @@ impl Serve {
     /// What `tidegate status --json` says.
     pub fn status(&self) -> Result<serde_json::Value> {
         Ok(serde_json::from_str(&self.tell(&["status", "--json"])?)?)
+    }
+
+    /// What it has written to its log since it was started.
+    pub fn log(&self) -> Result<String> {
+        let running = self.running.as_ref().ok_or("the gateway was stopped")?;
+        Ok(std::fs::read_to_string(&running.log)?)
     }
 
     /// Makes it stand still, as a machine does whose virtual host is busy elsewhere.

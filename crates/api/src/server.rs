@@ -4,7 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use axum::extract::{Path as Segment, RawQuery, State};
+use axum::extract::{FromRequest, FromRequestParts, Path as Segment, RawQuery, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -12,6 +13,7 @@ use axum::{Json, Router};
 use base::{Error, ErrorKind, Result, Spawn};
 use gateway::{Access, AdoptVolume, CreateVolume, Gateway, OpenFork};
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::net::UnixListener;
 
 use crate::{AddBucket, ChangeBucket, Problem, Resize, WITH_FORKS, WITHOUT_BUCKET};
@@ -87,6 +89,38 @@ impl<T: Serialize> IntoResponse for Answer<T> {
     }
 }
 
+fn wrong(what: &str, e: impl std::fmt::Display) -> Response {
+    Answer::<()>(Err(Error::invalid(format!("{what} of the request is wrong: {e}")))).into_response()
+}
+
+/// A request's body. What is wrong with it is answered as all errors are.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Body<T>, Response> {
+        match Json::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Body(body)),
+            Err(e) => Err(wrong("the body", e.body_text())),
+        }
+    }
+}
+
+/// The name in a request's path.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Name, Response> {
+        match Segment::from_request_parts(parts, state).await {
+            Ok(Segment(name)) => Ok(Name(name)),
+            Err(e) => Err(wrong("the name", e.body_text())),
+        }
+    }
+}
+
 fn status_code(kind: ErrorKind) -> StatusCode {
     match kind {
         ErrorKind::NotFound => StatusCode::NOT_FOUND,
@@ -115,23 +149,23 @@ async fn buckets(State(gateway): Shared) -> impl IntoResponse {
     Answer(Ok(gateway.buckets()))
 }
 
-async fn add_bucket(State(gateway): Shared, Json(wanted): Json<AddBucket>) -> impl IntoResponse {
+async fn add_bucket(State(gateway): Shared, Body(wanted): Body<AddBucket>) -> impl IntoResponse {
     Answer(gateway.add_bucket(&wanted.name, &wanted.url).await)
 }
 
 async fn change_bucket(
     State(gateway): Shared,
-    Segment(name): Segment<String>,
-    Json(to): Json<ChangeBucket>,
+    Name(name): Name,
+    Body(to): Body<ChangeBucket>,
 ) -> impl IntoResponse {
     Answer(gateway.change_bucket(&name, &to.url).await)
 }
 
-async fn remove_bucket(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn remove_bucket(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.remove_bucket(&name).await)
 }
 
-async fn probe(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn probe(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.probe_bucket(&name).await)
 }
 
@@ -139,23 +173,19 @@ async fn volumes(State(gateway): Shared) -> impl IntoResponse {
     Answer(Ok(gateway.volumes()))
 }
 
-async fn create(State(gateway): Shared, Json(wanted): Json<CreateVolume>) -> impl IntoResponse {
+async fn create(State(gateway): Shared, Body(wanted): Body<CreateVolume>) -> impl IntoResponse {
     Answer(gateway.create_volume(wanted).await)
 }
 
-async fn adopt(State(gateway): Shared, Json(wanted): Json<AdoptVolume>) -> impl IntoResponse {
+async fn adopt(State(gateway): Shared, Body(wanted): Body<AdoptVolume>) -> impl IntoResponse {
     Answer(gateway.adopt_volume(wanted).await)
 }
 
-async fn show(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn show(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.show_volume(&name))
 }
 
-async fn delete(
-    State(gateway): Shared,
-    Segment(name): Segment<String>,
-    RawQuery(query): RawQuery,
-) -> impl IntoResponse {
+async fn delete(State(gateway): Shared, Name(name): Name, RawQuery(query): RawQuery) -> impl IntoResponse {
     let with_forks = match query.as_deref() {
         None => false,
         Some(WITH_FORKS) => true,
@@ -169,19 +199,11 @@ async fn delete(
     Answer(gateway.delete_volume(&name, with_forks).await)
 }
 
-async fn resize(
-    State(gateway): Shared,
-    Segment(name): Segment<String>,
-    Json(to): Json<Resize>,
-) -> impl IntoResponse {
+async fn resize(State(gateway): Shared, Name(name): Name, Body(to): Body<Resize>) -> impl IntoResponse {
     Answer(gateway.resize_volume(&name, to.size, to.may_lose).await)
 }
 
-async fn access(
-    State(gateway): Shared,
-    Segment(name): Segment<String>,
-    Json(to): Json<Access>,
-) -> impl IntoResponse {
+async fn access(State(gateway): Shared, Name(name): Name, Body(to): Body<Access>) -> impl IntoResponse {
     Answer(gateway.set_access(&name, to).await)
 }
 
@@ -191,20 +213,20 @@ async fn forks(State(gateway): Shared) -> impl IntoResponse {
 
 async fn open_fork(
     State(gateway): Shared,
-    Segment(name): Segment<String>,
-    Json(wanted): Json<OpenFork>,
+    Name(name): Name,
+    Body(wanted): Body<OpenFork>,
 ) -> impl IntoResponse {
     Answer(gateway.open_fork(&name, wanted).await)
 }
 
-async fn discard_fork(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn discard_fork(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.discard_fork(&name).await)
 }
 
-async fn drain(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn drain(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.drain_volume(&name).await)
 }
 
-async fn release(State(gateway): Shared, Segment(name): Segment<String>) -> impl IntoResponse {
+async fn release(State(gateway): Shared, Name(name): Name) -> impl IntoResponse {
     Answer(gateway.release_volume(&name).await)
 }

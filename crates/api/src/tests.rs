@@ -7,6 +7,8 @@ use base::ErrorKind;
 use gateway::{Config, Gateway, Seams};
 use local::{OsEntropy, SystemClock, TokioSpawn};
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use crate::{Client, SOCKET, Server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -35,5 +37,31 @@ async fn whatever_a_name_looks_like_the_answer_is_about_it() {
     }
     let e = client.volume("").await.unwrap_err();
     assert!(e.kind() == ErrorKind::NotFound && e.to_string().contains("check the name"), "{e}");
+    for (request, says) in [
+        ("POST /v1/volumes", "the body of the request is wrong"),
+        ("POST /v1/volumes/%ff/drain", "the name of the request is wrong"),
+        ("GET /v1/nothing", "the gateway has no GET"),
+    ] {
+        for body in ["", "{", "{\"name\": 5}", "\u{0}"] {
+            let answer = raw(&socket, request, body).await;
+            let (head, problem) = answer.split_once("\r\n\r\n").unwrap();
+            let problem: crate::Problem = serde_json::from_str(problem).unwrap();
+            assert!(head.starts_with("HTTP/1.1 40") && problem.message.contains(says), "{request}: {answer}");
+        }
+    }
     gateway.stop(|_| ()).await.unwrap();
+}
+
+/// What is answered to a request as no client of ours sends it.
+async fn raw(socket: &std::path::Path, request: &str, body: &str) -> String {
+    let mut stream = tokio::net::UnixStream::connect(socket).await.unwrap();
+    let length = body.len();
+    let text = format!(
+        "{request} HTTP/1.1\r\nHost: gateway\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    );
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
 }

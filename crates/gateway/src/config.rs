@@ -1,7 +1,7 @@
 //! The bootstrap file: where things are and how much they may use. What users create lives in the catalog.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use base::{ByteSize, Error, ErrorKind, Result};
@@ -102,6 +102,10 @@ const LEAST_CACHE: ByteSize = ByteSize::mib(16);
 /// The least memory in which a segment is put together.
 const LEAST_MEMORY: ByteSize = ByteSize::mib(16);
 
+/// The most threads for connections, and segments of one volume uploaded at a time: more are a mistyped number.
+const MOST_THREADS: usize = 1024;
+const MOST_PARALLEL: usize = 256;
+
 fn at_least(key: &str, size: ByteSize, least: ByteSize) -> Result<()> {
     if size >= least {
         return Ok(());
@@ -111,6 +115,25 @@ fn at_least(key: &str, size: ByteSize, least: ByteSize) -> Result<()> {
     )))
 }
 
+/// Of memory nobody can give more than there is.
+fn at_most_all(key: &str, size: ByteSize) -> Result<()> {
+    let all = crate::memory::of_machine();
+    if size <= all || all == ByteSize(0) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{key} = \"{size}\" is more than the {all} of memory that there are: write less"
+    )))
+}
+
+/// A place that does not depend on where the gateway was started, or it would begin anew elsewhere without a word.
+fn fixed(key: &str, path: &Path) -> Result<()> {
+    if path.is_absolute() && !path.components().any(|part| part == Component::ParentDir) {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("{key} = {path:?}: write the whole path, from \"/\" on and without \"..\"")))
+}
+
 impl IscsiConfig {
     /// Whether it makes sense. The longest name that a volume can have must give a target's name.
     fn check(&self, gateway: &str) -> Result<()> {
@@ -118,6 +141,12 @@ impl IscsiConfig {
             return Err(Error::invalid(
                 "[iscsi] listen = []: nobody could connect; name at least one address, as \"127.0.0.1:3260\", or leave the key out",
             ));
+        }
+        if self.threads > MOST_THREADS {
+            return Err(Error::invalid(format!(
+                "[iscsi] threads = {}: at most {MOST_THREADS}, and 0 for one for each processor",
+                self.threads
+            )));
         }
         let target = target_name(&self.prefix, gateway, &"v".repeat(LONGEST_NAME));
         target.parse::<IscsiName>().map(drop).map_err(|e| {
@@ -237,6 +266,10 @@ impl Config {
         let config: Config = toml::from_str(text)
             .map_err(|e| Error::caused(ErrorKind::Invalid, "the configuration is wrong", e))?;
         config.check()?;
+        fixed("data", &config.data)?;
+        for disk in &config.disks {
+            fixed(&format!("disk {:?}: path", disk.name), &disk.path)?;
+        }
         Ok(config)
     }
 
@@ -283,14 +316,16 @@ impl Config {
             )));
         }
         at_least("memory", self.memory, LEAST_MEMORY)?;
+        at_most_all("memory", self.memory)?;
+        at_most_all("read_memory", self.read_memory)?;
         self.iscsi.check(&self.name)?;
-        if self.upload.parallel == 0
+        if !(1..=MOST_PARALLEL).contains(&self.upload.parallel)
             || self.upload.segment < ByteSize::mib(1)
             || self.upload.segment > ByteSize::gib(1)
         {
-            return Err(Error::invalid(
-                "[upload]: parallel must be at least 1 and segment from 1 MiB to 1 GiB",
-            ));
+            return Err(Error::invalid(format!(
+                "[upload]: parallel must be from 1 to {MOST_PARALLEL} and segment from 1 MiB to 1 GiB"
+            )));
         }
         Ok(())
     }

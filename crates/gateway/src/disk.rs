@@ -126,21 +126,28 @@ impl CacheDisk {
         Ok(CacheDisk { config: config.clone(), journal, spool, cache, cache_most, disk, device, recovered })
     }
 
-    /// What is wrong with the place it was opened in: files that are open go on working when their directory is gone.
+    /// What is wrong with the place it was opened in. Files that are open go on working when their directory is gone, and nobody would
+    /// find them again: then the journal takes no more writes, until they are back.
     pub async fn misplaced(&self) -> Option<String> {
         let path = self.config.path.display();
         let what = match Journal::find(&*self.disk).await {
-            Ok(Some(id)) if id == self.journal.id() => return None,
+            Ok(Some(id)) if id == self.journal.id() => {
+                self.journal.refuse(None);
+                return None;
+            }
             Ok(Some(other)) => format!("{path} holds journal {other} now, which is another disk's"),
             Ok(None) => format!(
                 "{path} is empty or gone: the directory was removed, or the disk is not mounted any more"
             ),
-            Err(e) => format!("{path} cannot be read: {e}"),
+            // That says nothing of where the files are.
+            Err(e) => return Some(format!("{path} cannot be looked at: {e}")),
         };
-        Some(format!(
-            "{what}; what is acknowledged from now on may not outlive this process: drain the volumes on it with `tidegate volume \
-             drain`, stop the gateway, bring the disk back, and start again"
-        ))
+        let text = format!(
+            "{what}; writes are refused, since they would not outlive this process, and reads and uploads go on: drain the volumes on \
+             it with `tidegate volume drain`, stop the gateway, bring the disk back, and start again"
+        );
+        self.journal.refuse(Some(Error::new(ErrorKind::Denied, text.clone())));
+        Some(text)
     }
 
     /// What is free on its file system, what it holds of that, and the most it may come to hold.

@@ -117,7 +117,11 @@ impl Gateway {
         let log = events.clone();
         targets.on_guessing(move |guessing| log.note(Severity::Warning, guessed(guessing)));
         let threads = (config.iscsi.threads > 0).then_some(config.iscsi.threads);
-        let options = portal::Options { threads, ..portal::Options::default() };
+        let files = local::open_files();
+        if let Some(text) = crate::descriptors::shortage(files) {
+            events.note(Severity::Warning, text);
+        }
+        let options = portal::Options { threads, connections: crate::descriptors::connections(files) };
         let portal = Portal::start(&config.iscsi.listen, targets.clone(), options, &*seams.spawn)?;
         crate::memory::prepare(config.memory, &*seams.spawn);
         let gateway = Arc::new(Gateway {

@@ -5,6 +5,7 @@
 mod buckets;
 mod catalog;
 mod config;
+mod descriptors;
 mod disk;
 mod disks;
 mod event;

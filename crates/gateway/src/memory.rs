@@ -59,7 +59,8 @@ fn limits(machine: ByteSize) -> Limits {
     Limits { common_bytes: common, sessions, ..limits }
 }
 
-fn of_machine() -> ByteSize {
+/// What the machine, or the control group, has; 0 if that cannot be read.
+pub(crate) fn of_machine() -> ByteSize {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     smaller(&read("/proc/meminfo"), &read("/sys/fs/cgroup/memory.max"))
 }

@@ -162,6 +162,13 @@ fn configuration_is_checked() {
         (format!("{good}[iscsi]\nprefix = 'iqn.2026-11.{}'\n", "x".repeat(150)), "too long"),
         (format!("{good}journal = '8 GiB'\nlocal_segments = '1023 MiB'\n"), "an eighth of journal"),
         (good.replace("name = 'a'", "name = 'A b'"), "1 to 64 characters"),
+        (format!("{good}[iscsi]\nthreads = 100000\n"), "threads = 100000: at most 1024"),
+        (format!("{good}[upload]\nparallel = 1000000\n"), "from 1 to 256"),
+        (format!("memory = '9999 TiB'\n{good}"), " of memory that there are: write less"),
+        (format!("read_memory = '9999 TiB'\n{good}"), "read_memory = "),
+        (format!("{good}[[disk]]\nname = 't'\npath = 'cache'\n"), "write the whole path"),
+        (format!("{good}[[disk]]\nname = 't'\npath = '/x/../t'\n"), "write the whole path"),
+        (good.replace("data = '/", "data = '"), "write the whole path"),
         ("name = 'a'\ndata = '/d'\ndisk = []\n".into(), "at least one"),
     ] {
         let refused = Config::parse(&wrong).unwrap_err();

@@ -508,7 +508,7 @@ fn view(row: VolumeRow, state: &str, reason: Option<String>, status: Option<Stat
 }
 
 /// What can be done with a volume that another gateway has taken over.
-const FENCED: &str = "what was not uploaded is kept here as a fork (`tidegate volume forks`), and `tidegate volume release` lets go of \
+const FENCED: &str = "what was not uploaded is kept here as a fork (`tidegate volume forks`, once it is whole), and `tidegate volume release` lets go of \
                       the rest";
 
 /// What a user is told of a volume that is being released.

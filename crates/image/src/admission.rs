@@ -70,6 +70,11 @@ impl Core {
         journal.fullness().max(dirty as f64 / own_limit as f64)
     }
 
+    fn writable(&self) -> Result<()> {
+        self.usable()?;
+        self.env.journal.refusal().map_or(Ok(()), Err)
+    }
+
     pub fn try_admit(&self, bytes: u64) -> Option<Admission> {
         if self.fullness() >= PACED_FROM {
             return None;
@@ -89,7 +94,7 @@ impl Core {
     /// Waits for a permission. `Busy` when there was none within the time set; `NoSpace` when there has been none for
     /// anybody for so long that trying again is of no use.
     pub async fn admit(&self, bytes: u64) -> Result<Admission> {
-        self.usable()?;
+        self.writable()?;
         if let Some(admission) = self.try_admit(bytes) {
             return Ok(admission);
         }
@@ -101,7 +106,7 @@ impl Core {
                 Ok(admission)
             }
             Err(_) => {
-                self.usable()?;
+                self.writable()?;
                 Err(self.no_room(begun))
             }
         }
@@ -149,7 +154,7 @@ impl Core {
 
     async fn admit_paced(&self, bytes: u64) -> Result<Admission> {
         loop {
-            self.usable()?;
+            self.writable()?;
             let fullness = self.fullness();
             if fullness < FULL
                 && let Some(turn) = self.pace(bytes, fullness)

@@ -266,7 +266,7 @@ fn a_local_disk_that_is_full_stops_nothing() {
         writer.steadily(5).await;
         faults.set_outage(Outage::Refusing);
         writer.steadily(120).await;
-        assert!(running.events.any_names("no room on the local disk"), "it was full");
+        assert!(running.events.any_names("no local segment now"), "it was full");
         assert!(writer.busy + writer.no_space > 0, "clients were told");
         assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
         faults.clear();
@@ -274,6 +274,30 @@ fn a_local_disk_that_is_full_stops_nothing() {
         let refused = writer.busy + writer.no_space;
         writer.steadily(10).await;
         assert_eq!(writer.busy + writer.no_space, refused, "there is room again");
+        drains(&writer, &running, &store).await;
+    });
+}
+
+/// The process can open no file for a while (X06): the journal's files are open, and what it cannot put elsewhere stays there.
+#[test]
+fn too_many_open_files_stop_nothing() {
+    paused(async {
+        let (store, faults, disk, running, image) = world(ByteSize::mib(800)).await;
+        let mut writer = Writer::new(image.clone());
+        writer.steadily(5).await;
+        faults.set_outage(Outage::Refusing);
+        disk.set_shut(true);
+        writer.steadily(120).await;
+        assert!(running.events.any_names("no local segment now"), "none could be made");
+        assert!(writer.busy + writer.no_space > 0, "clients were told");
+        assert!(writer.longest < Duration::from_secs(10), "{:?}", writer.longest);
+        disk.set_shut(false);
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let refused = writer.busy + writer.no_space;
+        writer.steadily(60).await;
+        assert_eq!(writer.busy + writer.no_space, refused, "local segments give room again");
+        faults.clear();
+        writer.steadily(10).await;
         drains(&writer, &running, &store).await;
     });
 }

@@ -17,7 +17,7 @@ pub use journal::{
     Committed, Done, Journal, JournalOptions, JournalUsage, Location, Owner, OwnerHandle, OwnerUsage,
     Payload, Record, RecordKind, Recovered, Recovery, Reservation, Room, turn,
 };
-pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
+pub use os::{OsDisk, OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way, open_files};
 pub use simdisk::{SimCounts, SimDisk, SimLatency};
 pub use spool::{Spool, SpoolFile};
 pub use yielding::Yielding;

@@ -153,9 +153,9 @@ async fn settle(gateway: &Arc<Gateway>, url: &str) -> Result<()> {
     }
 }
 
-/// Makes the volume at the first start, waits for it at later ones.
+/// Makes the volume at the first start, or where it was deleted; waits for it at later ones.
 async fn disk_of(gateway: &Arc<Gateway>, demo: &Demo) -> Result<VolumeView> {
-    if gateway.volumes().is_empty() {
+    if gateway.volumes().iter().all(|volume| volume.name != VOLUME) {
         let wanted = CreateVolume {
             name: VOLUME.into(),
             size: demo.size.unwrap_or(SIZE).0,

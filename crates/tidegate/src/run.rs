@@ -83,17 +83,36 @@ async fn serve(config: Config) -> Result<()> {
     stop(&gateway).await
 }
 
-/// Waits for SIGINT or SIGTERM.
+/// Waits for SIGINT, SIGTERM, or, unless `nohup` or the like has it ignored, SIGHUP.
 pub async fn until_stopped() -> Result<()> {
     let failed = |e| Error::caused(ErrorKind::Internal, "signals cannot be received", e);
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(failed)?;
+    // To listen for it would undo that it is ignored.
+    let mut hangup = match hangup_is_ignored() {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(failed)?),
+    };
+    let hung_up = async {
+        match &mut hangup {
+            Some(hangup) => hangup.recv().await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         _ = interrupt.recv() => {}
         _ = terminate.recv() => {}
+        _ = hung_up => {}
     }
     Ok(())
+}
+
+/// Whether the process was started with SIGHUP ignored, as the kernel tells.
+fn hangup_is_ignored() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)
 }
 
 /// Ends the gateway in good order, showing how much is still to be uploaded. A second signal ends it at once.

@@ -61,17 +61,40 @@ async fn a_cache_disk_that_cannot_be_used_does_not_keep_the_others_from_serving(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cache_disk_whose_directory_goes_away_is_noticed() {
+async fn a_cache_disk_whose_directory_goes_away_takes_no_writes_until_it_is_back() {
     let scratch = Scratch::new("goes");
     let one = start(two_disks(&scratch)).await.unwrap();
+    one.add_bucket("main", &scratch.url()).await.unwrap();
+    for (name, disk) in [("vol1", "ssd"), ("vol2", "hdd")] {
+        let wanted = CreateVolume { disk: Some(disk.into()), ..wanted(name, ByteSize::mib(64)) };
+        one.create_volume(wanted).await.unwrap();
+        write(&one, name, 8, 7).await;
+    }
     let (disk, away) = (scratch.0.join("one/hdd"), scratch.0.join("away"));
     std::fs::rename(&disk, &away).unwrap();
     until(|| trouble(&one, "hdd").is_some_and(|why| why.contains("is empty or gone"))).await;
+    // C01: nothing is acknowledged that would be lost with the process, registrations and the size neither (C05).
+    let hurt = image(&one, "vol2");
+    for refused in [
+        hurt.admit(4096).await.map(drop),
+        hurt.zero(Span::new(8, 1), true).await,
+        hurt.set_state("pr", Some(Bytes::from_static(b"key"))).await,
+    ] {
+        let refused = refused.unwrap_err();
+        assert!(refused.kind() == ErrorKind::Denied && refused.to_string().contains("writes are refused"));
+    }
+    assert!(hurt.try_admit(4096).is_none());
+    // What was acknowledged before is read, and reaches the bucket.
+    assert_eq!(byte(&one, "vol2", 8).await, 7);
+    one.drain_volume("vol2").await.unwrap();
+    write(&one, "vol1", 8, 8).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!((said(&one, "is empty or gone"), trouble(&one, "ssd")), (1, None));
     std::fs::rename(&away, &disk).unwrap();
     until(|| trouble(&one, "hdd").is_none()).await;
     assert_eq!(said(&one, "it is where it was again"), 1);
+    write(&one, "vol2", 8, 9).await;
+    assert_eq!(byte(&one, "vol2", 8).await, 9);
     one.stop(|_| ()).await.unwrap();
 }
 

@@ -19,7 +19,7 @@ const LATE: Duration = Duration::from_millis(500);
 const DEAD_SHARE: f64 = 0.25;
 /// How long an image that was lost looks for what the bucket has of it after all.
 const SORTING: Duration = Duration::from_secs(10);
-/// How long a local disk that was full is left alone.
+/// How long a local disk that took no file is left alone.
 const FULL_DISK: Duration = Duration::from_secs(10);
 
 impl Destager {
@@ -58,12 +58,13 @@ impl Destager {
         Ok(())
     }
 
-    /// The same as [`Destager::spool_oldest`], but a full disk is not the end: what finds no room there stays in the journal.
+    /// The same as [`Destager::spool_oldest`], but a disk that takes no file now is not the end: what finds no room there stays in
+    /// the journal.
     pub(super) async fn spool_if_it_fits(&mut self) -> Result<()> {
         match self.spool_oldest().await {
-            Err(e) if e.kind() == ErrorKind::NoSpace => {
+            Err(e) if matches!(e.kind(), ErrorKind::NoSpace | ErrorKind::Busy) => {
                 self.spool_after = Instant::now() + FULL_DISK;
-                self.core.report(Severity::Warning, format!("no room on the local disk: {e}"));
+                self.core.report(Severity::Warning, format!("no local segment now: {e}"));
                 Ok(())
             }
             done => done,

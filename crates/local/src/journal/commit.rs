@@ -412,8 +412,12 @@ async fn slot(shared: &Shared) -> Result<u32> {
         }
         shared.prepare.notify_one();
         tried.await;
-        if let Some(e) = &shared.state.lock().no_file {
-            return Err(e.duplicate());
+        let failed = shared.state.lock().no_file.as_ref().map(Error::duplicate);
+        match failed {
+            // Too many files are open: that passes.
+            Some(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(AGAIN).await,
+            Some(e) => return Err(e),
+            None => {}
         }
     }
 }
@@ -537,6 +541,9 @@ impl State {
         self.books.values_mut().filter_map(|b: &mut Book| b.attached.take()).collect()
     }
 }
+
+/// How long a file that could not be made for now is left alone.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A journal is idle if nothing was written for so long.
 const IDLE: Duration = Duration::from_millis(100);

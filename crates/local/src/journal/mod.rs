@@ -163,6 +163,8 @@ struct State {
     last_batch: Option<Instant>,
     /// Why the last attempt to make a file failed.
     no_file: Option<Error>,
+    /// Why nothing more is taken for now.
+    refusal: Option<Error>,
 }
 
 enum Phase {
@@ -250,7 +252,7 @@ impl Journal {
     /// Reserves room for one record of up to `payload` bytes, if there is room and nobody waits for it.
     pub fn try_reserve(&self, payload: u64) -> Option<Reservation> {
         let mut state = self.shared().state.lock();
-        if state.waiting > 0 || state.phase.check().is_err() {
+        if state.waiting > 0 || state.takes().is_err() {
             return None;
         }
         self.take_room(&mut state, space::cost(payload))
@@ -276,7 +278,7 @@ impl Journal {
             room.as_mut().enable();
             {
                 let mut state = shared.state.lock();
-                state.phase.check()?;
+                state.takes()?;
                 if let Some(r) = self.take_room(&mut state, space::cost(payload)) {
                     return Ok(r);
                 }
@@ -393,6 +395,18 @@ impl Journal {
         }
     }
 
+    /// Takes nothing more and answers with this error, until `None` ends that: for files that work but will not be found again, as
+    /// when their directory is gone. What is queued is still written; reading and releasing go on.
+    pub fn refuse(&self, why: Option<Error>) {
+        self.shared().state.lock().refusal = why;
+        self.shared().room.notify_waiters();
+    }
+
+    /// Why it takes nothing more for now, or for good.
+    pub fn refusal(&self) -> Option<Error> {
+        self.shared().state.lock().takes().err()
+    }
+
     /// Writes out what is queued, takes nothing more, lets go of all owners and waits for the end.
     pub async fn close(&self) -> Result<()> {
         self.shared().begin_close();
@@ -476,7 +490,8 @@ impl std::fmt::Debug for OwnerHandle {
 impl OwnerHandle {
     /// Queues a record without a reservation (see the [module](self) on space). Never waits; the order of calls is
     /// the journal's order. `done` fires after [`Owner::committed`]. An error at once, and nothing queued, if the journal has
-    /// stopped (`Internal` if poisoned, `Unavailable` if closed), is full (`NoSpace`) or the record breaks a rule (`Invalid`).
+    /// stopped (`Internal` if poisoned, `Unavailable` if closed), refuses ([`Journal::refuse`]), is full (`NoSpace`) or the record
+    /// breaks a rule (`Invalid`).
     pub fn append(&self, record: Record, done: Option<Done>) -> Result<()> {
         self.journal.shared().append(self.id, record, None, done)
     }
@@ -533,6 +548,14 @@ impl OwnerHandle {
     }
 }
 
+impl State {
+    /// Whether new records are taken.
+    fn takes(&self) -> Result<()> {
+        self.phase.check()?;
+        self.refusal.as_ref().map_or(Ok(()), |why| Err(why.duplicate()))
+    }
+}
+
 impl Phase {
     fn check(&self) -> Result<()> {
         match self {
@@ -578,7 +601,7 @@ impl Shared {
         let mut room = room;
         {
             let mut state = self.state.lock();
-            state.phase.check()?;
+            state.takes()?;
             let State { books, space, queue, .. } = &mut *state;
             let detached = || {
                 Error::invalid(format!("image {id} is detached from the journal: attach it before writing"))

@@ -94,6 +94,7 @@ pub(super) async fn open(
             waiting: 0,
             last_batch: None,
             no_file: None,
+            refusal: None,
         }),
         committer: tokio::sync::Mutex::new(None),
         work: Notify::new(),

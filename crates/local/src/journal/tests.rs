@@ -652,6 +652,43 @@ fn a_full_disk_refuses_room_and_does_not_poison() {
     });
 }
 
+/// Nothing is taken while it refuses, whoever waits is told, and what was there before can be read and released.
+#[test]
+fn a_journal_that_refuses_takes_nothing_until_it_is_told_to() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let (journal, _) = open(&disk, &small(), 1).await.unwrap();
+        let seen = Arc::new(Seen::default());
+        let handle = journal.attach(image(1), seen).unwrap();
+        write(&handle, data(1, 4)).await.unwrap();
+        let mut held = Vec::new();
+        while let Some(room) = journal.try_reserve(2048) {
+            held.push(room);
+        }
+        let gone = async {
+            tokio::task::yield_now().await;
+            journal.refuse(Some(Error::new(ErrorKind::Denied, "the disk is gone")));
+        };
+        let (waited, ()) = tokio::join!(journal.reserve(2048), gone);
+        assert_eq!(waited.unwrap_err().kind(), ErrorKind::Denied);
+        assert_eq!(journal.refusal().unwrap().kind(), ErrorKind::Denied);
+        // With room of its own, with room that it was given before, and for what needs none.
+        let barrier = Record { kind: RecordKind::Barrier, ..data(2, 0) };
+        for refused in [
+            handle.append(data(2, 4), None),
+            handle.append_reserved(data(2, 4), held.pop().unwrap(), None),
+            handle.append(barrier, None),
+        ] {
+            assert!(refused.unwrap_err().to_string().contains("the disk is gone"));
+        }
+        held.clear();
+        assert!(journal.try_reserve(2048).is_none());
+        journal.refuse(None);
+        assert!(journal.refusal().is_none());
+        write(&handle, data(2, 4)).await.unwrap();
+    });
+}
+
 /// Restarted again and again while full, with nothing released, it still opens and takes control records.
 #[test]
 fn a_full_journal_can_be_restarted_many_times() {

@@ -1,5 +1,6 @@
 //! The real disk and the real seams: files, clock, chance and threads of the operating system (Linux).
 
+mod descriptors;
 mod file;
 mod seams;
 
@@ -7,12 +8,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use base::{Error, ErrorKind, Result};
 use rustix::fs::{FlockOperation, RenameFlags, flock};
 
 use crate::disk::{Disk, DiskFile, check_name};
+pub use descriptors::open_files;
 use file::OsFile;
 pub use seams::{OsEntropy, SystemClock, TaskSpawn, TokioSpawn, make_way};
 
@@ -72,9 +75,19 @@ fn failed(what: &str, path: &Path, e: io::Error) -> Error {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             (ErrorKind::Denied, " (make it writable for the gateway's user)")
         }
+        _ if has_too_many_open(&e) => {
+            (ErrorKind::Busy, " (raise the limit of open files, LimitNOFILE= of a systemd unit)")
+        }
         _ => (ErrorKind::Internal, " (check the disk and the kernel's log)"),
     };
     Error::caused(kind, format!("cannot {what} {}{hint}", path.display()), e)
+}
+
+/// Whether it is the process, or the machine, that has no more file descriptors: that says nothing of the disk.
+fn has_too_many_open(e: &io::Error) -> bool {
+    let number = e.raw_os_error();
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE].iter().any(|errno| number == Some(errno.raw_os_error()))
 }
 
 fn remove_unfinished(dir: &Path) -> Result<()> {
@@ -91,9 +104,18 @@ fn remove_unfinished(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Makes the names in a directory durable. What was done to them is done already: so it waits until the directory can be opened.
 fn sync_dir(dir: &Path) -> Result<()> {
-    File::open(dir).and_then(|d| d.sync_all()).map_err(|e| failed("sync the directory", dir, e))
+    loop {
+        match File::open(dir).and_then(|d| d.sync_all()) {
+            Err(e) if has_too_many_open(&e) => std::thread::sleep(AGAIN),
+            done => return done.map_err(|e| failed("sync the directory", dir, e)),
+        }
+    }
 }
+
+/// How long to wait for a file descriptor before the next attempt.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Makes the directories above `path`, durably.
 fn make_parents(root: &Path, path: &Path) -> Result<()> {

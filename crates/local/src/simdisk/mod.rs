@@ -72,6 +72,8 @@ struct State {
     fail_writes: u64,
     bad: Vec<(String, Range<u64>)>,
     capacity: u64,
+    /// As with too many files open: none can be made or opened.
+    shut: bool,
     cold: u64,
     latency: SimLatency,
     counts: SimCounts,
@@ -93,6 +95,7 @@ impl SimDisk {
             fail_writes: 0,
             bad: Vec::new(),
             capacity: u64::MAX,
+            shut: false,
             cold: 0,
             latency: SimLatency::default(),
             counts: SimCounts::default(),
@@ -171,6 +174,11 @@ impl SimDisk {
     /// How many bytes its files may hold together; what exists stays.
     pub fn set_capacity(&self, bytes: u64) {
         self.0.lock().capacity = bytes;
+    }
+
+    /// Whether files can be neither made nor opened for now, as with too many open.
+    pub fn set_shut(&self, shut: bool) {
+        self.0.lock().shut = shut;
     }
 
     /// How many of 100 `try_read` calls say that they would have to wait.
@@ -269,6 +277,13 @@ impl State {
         self.nodes.values().map(Node::len).sum()
     }
 
+    fn may_open(&self, name: &str) -> Result<()> {
+        if !self.shut {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Busy, format!("the simulated disk opens no file, {name} neither, for now")))
+    }
+
     fn room_for(&self, more: u64, name: &str) -> Result<()> {
         if self.used().saturating_add(more) <= self.capacity {
             return Ok(());
@@ -336,6 +351,7 @@ impl Disk for Mount {
         check_name(name)?;
         let s = self.state.lock();
         s.alive(self.boot)?;
+        s.may_open(name)?;
         let node = s.names.get(name).copied().ok_or_else(|| not_found(name))?;
         Ok(self.file(name, node))
     }
@@ -350,6 +366,7 @@ impl Disk for Mount {
                     format!("{name} exists already on the simulated disk"),
                 ));
             }
+            s.may_open(name)?;
             s.room_for(len, name)?;
             let id = s.next_node;
             s.next_node += 1;

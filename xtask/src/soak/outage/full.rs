@@ -145,7 +145,9 @@ fn expect_full(status: &serde_json::Value) -> Result {
         return Err("the local segments hold nothing: it was not the second home that was full".into());
     }
     let events = status["events"].to_string();
-    if !events.contains("no room for writes") || !events.contains("local_segments more room") {
+    if !events.contains("no room for writes")
+        || !events.contains("says whether it is full or local_segments is used up")
+    {
         return Err(format!("the events do not say that there is no room: {events}").into());
     }
     Ok(())
