@@ -323,10 +323,12 @@ impl VolumeTask {
 
     /// Changes who may use it; sessions that may no longer are closed.
     pub fn set_access(&self, access: Access) -> Result<()> {
+        // Who opens it shows it, with the rules that there are, under this lock.
+        let state = self.state.lock();
         let mut row = self.row();
         row.access = access;
-        if let Some(opened) = self.opened() {
-            self.targets.update(target(&row, opened.device)?)?;
+        if let State::Open(opened) | State::Releasing(opened, _) = &*state {
+            self.targets.update(target(&row, opened.device.clone())?)?;
         }
         *self.row.lock() = row;
         Ok(())

@@ -478,11 +478,13 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq, recovered: usize) 
         core.size.store(size, std::sync::atomic::Ordering::Release);
     }
     let journal = core.env.journal.attach(core.id, Arc::new(Tap(Arc::downgrade(core))))?;
-    if journal.usage().records > recovered as u64 {
+    // As many as there were at the start: none came since that this knows nothing of, and none that it goes on with was let go of.
+    let held = journal.usage().records;
+    if held > recovered as u64 || held < local.records.len() as u64 {
         journal.detach();
         return Err(Error::new(
             ErrorKind::Denied,
-            "the journal holds acknowledged writes of the volume from before it stopped; restart the gateway to recover them",
+            "the journal's acknowledged writes of the volume are not those that were found at the start; restart the gateway to recover them",
         ));
     }
     if core.journal.set(journal).is_err() {
