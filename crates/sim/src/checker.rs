@@ -222,6 +222,11 @@ impl Checker {
         Ok(shows)
     }
 
+    /// How many operations were acknowledged so far.
+    pub fn acknowledged(&self) -> usize {
+        self.operations.iter().filter(|o| o.acknowledged.is_some()).count()
+    }
+
     /// Operations sent so far.
     pub fn sent(&self) -> usize {
         self.operations.len()

@@ -6,7 +6,7 @@ use std::time::Duration;
 use base::{ByteSize, Clock, Epoch, Error, ErrorKind, GatewayId, ImageId, Result, SeededEntropy};
 use bucket::{Bucket, Faults, Faulty, RetryPolicy, Retrying};
 use image::{DirtyMemory, Env, Event, Events, Image, OpenRequest, Options};
-use local::{Cache, CacheOptions, Journal, JournalOptions, Recovery, SimDisk, Spool};
+use local::{Cache, CacheOptions, Journal, JournalOptions, Recovery, SimDisk, SimLatency, Spool};
 use parking_lot::Mutex;
 
 use crate::seams::Process;
@@ -36,16 +36,25 @@ pub(crate) struct Machine {
 pub(crate) struct Running {
     pub image: Image,
     pub journal: Journal,
+    cache: Cache,
     pub events: Arc<EventList>,
-    process: Arc<Process>,
+    pub process: Arc<Process>,
 }
 
 impl Machine {
     pub fn new(name: &'static str, seed: u64, store: Arc<dyn Bucket>, clock: Arc<dyn Clock>) -> Machine {
         let path = Arc::new(Faulty::new(store, seed));
-        let disk = SimDisk::new(seed);
-        disk.set_cold(20);
-        Machine { name, disk, faults: path.faults(), path, clock, seed, lives: 0 }
+        Machine { name, disk: new_disk(seed), faults: path.faults(), path, clock, seed, lives: 0 }
+    }
+
+    /// Another machine that has this one's disk, or a copy of it, and a way to `store`.
+    pub fn twin(&self, disk: SimDisk, store: Arc<dyn Bucket>) -> Machine {
+        Machine { disk, lives: self.lives, ..Machine::new(self.name, self.seed, store, self.clock.clone()) }
+    }
+
+    /// The disk is lost; an empty one takes its place.
+    pub fn lose_disk(&mut self, seed: u64) {
+        self.disk = new_disk(seed);
     }
 
     /// Starts the process and opens the image. On an error the process has ended again.
@@ -146,9 +155,9 @@ impl Machine {
         accept_loss: Option<Epoch>,
     ) -> Result<Running> {
         let recovered = recovery.owners.get(&image).cloned().unwrap_or_default();
-        let journal = env.journal.clone();
+        let (journal, cache) = (env.journal.clone(), env.cache.clone());
         let image = Image::open(env, OpenRequest { image, recovered, accept_loss }).await?;
-        Ok(Running { image, journal, events, process: process.clone() })
+        Ok(Running { image, journal, cache, events, process: process.clone() })
     }
 
     /// Kills the process and cuts the power.
@@ -158,11 +167,33 @@ impl Machine {
         self.disk.crash();
         self.disk.restart();
     }
+
+    /// Kills the process; the power stays on.
+    pub fn kill(&mut self, running: Running) {
+        running.process.kill();
+        drop(running);
+        self.disk.kill();
+    }
+}
+
+/// On some disks everything takes its time, so that others go on between a write and its sync.
+fn new_disk(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    disk.set_cold(20);
+    if SeededEntropy::new(seed).chance(1, 2) {
+        let [write, sync] = [200, 1_500].map(Duration::from_micros);
+        disk.set_latency(SimLatency { read: write, write, sync });
+    }
+    disk
 }
 
 impl Running {
-    /// Ends the process after it has closed or halted its image.
-    pub async fn end(self) -> Result<()> {
+    /// Closes the image and ends the process.
+    pub async fn close(&self) -> Result<()> {
+        self.image.close().await?;
+        if let Err(e) = self.cache.close().await {
+            self.events.0.lock().push(format!("the next start is cold: {e}"));
+        }
         self.journal.close().await?;
         self.process.kill();
         Ok(())

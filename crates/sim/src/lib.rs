@@ -5,6 +5,8 @@
 
 mod checker;
 mod gateway;
+mod initiator;
+mod rot;
 mod scenario;
 mod seams;
 

@@ -1,21 +1,22 @@
 //! What happens in a world: a seed's worth of writes, faults, crashes and takeovers.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use base::{ByteSize, ErrorKind, ImageId, SECTOR, SeededEntropy, Span, checksum};
-use bucket::{Bucket, Fault, FaultPlan, Memory, Outage};
-use bytes::Bytes;
-use image::{Condition, Image};
+use bucket::{Bucket, Fault, FaultPlan, Key, Memory, Outage};
+use image::{Condition, Image, Unclosed};
 use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 use crate::checker::Checker;
 use crate::gateway::{Machine, Running};
+use crate::initiator::Initiator;
 use crate::seams::SimClock;
 
 /// The volume's size in sectors: small, so that writes meet.
-const SECTORS: u64 = 2048;
+pub(crate) const SECTORS: u64 = 2048;
 /// Initiators that write at the same time, each in its own part of the volume.
 const WRITERS: u64 = 4;
 
@@ -28,19 +29,19 @@ pub struct Outcome {
     pub operations: usize,
     /// Acknowledged operations that were lost with a disk, as they may be.
     pub lost_with_disk: usize,
-    /// Crashes, losses of the disk, takeovers.
-    pub events: [u32; 3],
+    /// What happened, and how often: the world's events, and each kind of call in which the power was cut.
+    pub happened: BTreeMap<String, u32>,
 }
 
-struct World {
-    chance: Arc<SeededEntropy>,
-    store: Arc<Memory>,
-    machines: [Machine; 2],
-    image: ImageId,
-    checker: Arc<Mutex<Checker>>,
-    seen: u64,
+pub(crate) struct World {
+    pub chance: Arc<SeededEntropy>,
+    pub store: Arc<Memory>,
+    pub machines: [Machine; 2],
+    pub image: ImageId,
+    pub checker: Arc<Mutex<Checker>>,
+    pub seen: u64,
     lost: usize,
-    events: [u32; 3],
+    happened: BTreeMap<String, u32>,
     rescues: u8,
 }
 
@@ -59,7 +60,7 @@ pub fn run(seed: u64) -> Result<Outcome, String> {
     })
 }
 
-fn text(e: base::Error) -> String {
+pub(crate) fn text(e: base::Error) -> String {
     format!("{e:?}")
 }
 
@@ -77,7 +78,7 @@ impl World {
             checker: Arc::new(Mutex::new(Checker::new(SECTORS))),
             seen: 0,
             lost: 0,
-            events: [0; 3],
+            happened: BTreeMap::new(),
             rescues: 0,
         }
     }
@@ -86,31 +87,52 @@ impl World {
         let record = chain_record(self.image);
         create(&*self.store, &record).await.map_err(text)?;
         let mut owner = 0;
-        let mut running = self.machines[owner].start(self.image, None).await.map_err(text)?;
+        let mut running = self.start(owner, None).await.map_err(text)?;
         let rounds = 3 + self.chance.below(5);
         for _ in 0..rounds {
             self.weather(owner);
-            running = self.work(running).await?;
+            let upset = self.upset(owner);
+            self.work(owner, &running).await?;
+            drop(upset);
             self.machines[owner].faults.clear();
-            (owner, running) = match self.chance.below(8) {
-                0..=3 => self.crash(owner, running).await?,
-                4 => self.lose_disk(owner, running).await?,
-                5 => self.take_over(owner, running).await?,
-                6 => self.hand_over(owner, running).await?,
+            let stopped = self.stopped(owner, &running).await?;
+            (owner, running) = match self.chance.below(9) {
+                0 => self.lose_disk(owner, running).await?,
+                1 => self.fail_over(owner, running).await?,
+                2 | 3 => self.crash(owner, running).await?,
+                _ if stopped => self.crash(owner, running).await?,
+                4 => self.take_over(owner, running).await?,
+                5 => self.take_over_from_a_sleeper(owner, running).await?,
+                6 | 7 => self.hand_over(owner, running).await?,
                 _ => (owner, running),
             };
         }
         self.verify(&running.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content))
             .await?;
-        let digest = self.finish(running).await?;
+        self.rot_on_disk(owner, &running).await?;
+        let digest = self.finish(owner, running).await?;
         let operations = self.checker.lock().sent();
-        Ok(Outcome { digest, operations, lost_with_disk: self.lost, events: self.events })
+        Ok(Outcome { digest, operations, lost_with_disk: self.lost, happened: self.happened })
+    }
+
+    pub(crate) fn note(&mut self, what: &str) {
+        *self.happened.entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// Notes that the power was cut, and in which call, if it was.
+    fn note_cut(&mut self, machine: usize, phase: &str) -> bool {
+        let cut = self.machines[machine].disk.take_cut();
+        if let Some(call) = &cut {
+            let dir = call.split('/').next().unwrap_or_default();
+            self.note(&format!("cut while {phase}: {dir}"));
+        }
+        cut.is_some()
     }
 
     /// Chooses what goes wrong on the way to the bucket.
     fn weather(&self, owner: usize) {
         let faults = &self.machines[owner].faults;
-        match self.chance.below(6) {
+        match self.chance.below(7) {
             0 => faults.set_outage(Outage::Refusing),
             1 => faults.set_outage(Outage::Hanging),
             2 => faults.set_plan(FaultPlan { every: Some((2, Fault::Throttled)), ..FaultPlan::default() }),
@@ -118,6 +140,10 @@ impl World {
                 faults.set_plan(FaultPlan { chances: vec![(Fault::AnswerLost, 300)], ..FaultPlan::default() })
             }
             4 => faults.set_plan(FaultPlan {
+                chances: vec![(Fault::Late(Duration::from_secs(40)), 100), (Fault::ResetAfter, 100)],
+                ..FaultPlan::default()
+            }),
+            5 => faults.set_plan(FaultPlan {
                 latency: Some((Duration::from_millis(1), Duration::from_millis(400))),
                 ..FaultPlan::default()
             }),
@@ -126,35 +152,66 @@ impl World {
     }
 
     /// Lets the initiators work for a while. Stops them in the middle of what they do.
-    async fn work(&mut self, running: Running) -> Result<Running, String> {
+    pub(crate) async fn work(&self, owner: usize, running: &Running) -> Result<(), String> {
+        let mut writers = self.initiators(owner, running, false);
+        let while_working = Duration::from_millis(200 + self.chance.below(8_000));
+        worked(&mut writers, while_working).await
+    }
+
+    fn initiators(&self, owner: usize, running: &Running, overtaken: bool) -> Tasks {
         let mut writers = JoinSet::new();
         for writer in 0..WRITERS {
             let initiator = Initiator {
                 image: running.image.clone(),
+                journal: running.journal.clone(),
+                disk: self.machines[owner].disk.clone(),
                 checker: self.checker.clone(),
                 chance: SeededEntropy::new(base::Entropy::next_u64(&*self.chance)),
                 part: Span::new(writer * (SECTORS / WRITERS), SECTORS / WRITERS),
+                overtaken,
             };
-            writers.spawn(initiator.run());
+            writers.spawn(running.process.gated(initiator.run()));
         }
-        let while_working = Duration::from_millis(200 + self.chance.below(8_000));
-        let ended = tokio::time::timeout(while_working, async {
-            while let Some(done) = writers.join_next().await {
-                done.map_err(|e| e.to_string())??;
+        writers
+    }
+
+    /// Whether the owner cannot go on: its power was cut, or a sync failed. Of the latter it must know.
+    async fn stopped(&mut self, owner: usize, running: &Running) -> Result<bool, String> {
+        if self.note_cut(owner, "working") {
+            return Ok(true);
+        }
+        let failed = self.machines[owner].disk.failed_sync();
+        self.machines[owner].disk.calm();
+        let condition = running.image.status().condition;
+        let (Some(file), false) = (failed, condition == Condition::Open) else {
+            return match condition {
+                Condition::Open => Ok(false),
+                _ => Err(format!("it stopped though nothing is wrong with its disk: {condition:?}")),
+            };
+        };
+        for refused in [running.image.flush().await.err(), running.image.admit(512).await.err()] {
+            if refused.is_none() {
+                return Err(format!("a sync of {file} failed, and it goes on as {condition:?}"));
             }
-            Ok::<(), String>(())
-        });
-        ended.await.unwrap_or(Ok(()))?;
-        writers.abort_all();
-        while writers.join_next().await.is_some() {}
-        Ok(running)
+        }
+        self.note(&format!("failed sync: {}", file.split('/').next().unwrap_or_default()));
+        Ok(true)
+    }
+
+    /// Ends the process, and mostly cuts the power.
+    fn fall(&mut self, owner: usize, running: Running) {
+        let off = self.machines[owner].disk.is_off();
+        match !off && self.chance.chance(1, 4) {
+            true => self.machines[owner].kill(running),
+            false => self.machines[owner].crash(running),
+        }
     }
 
     async fn crash(&mut self, owner: usize, running: Running) -> Result<(usize, Running), String> {
-        self.events[0] += 1;
-        self.machines[owner].crash(running);
+        self.note("crash");
+        self.fall(owner, running);
         self.store_settles(owner).await;
-        let running = self.start(owner, None).await?;
+        let running = self.start(owner, None).await.map_err(|e| format!("open after a crash: {e:?}"))?;
         self.verify(&running.image, Checker::settle_after_crash)
             .await
             .map_err(|e| format!("after a crash: {e}"))?;
@@ -163,22 +220,78 @@ impl World {
 
     /// The gateway is gone with its disk; the other one opens what is in the bucket.
     async fn lose_disk(&mut self, owner: usize, running: Running) -> Result<(usize, Running), String> {
-        self.events[1] += 1;
+        self.note("disk lost");
         self.machines[owner].crash(running);
-        self.machines[owner].disk = local::SimDisk::new(base::Entropy::next_u64(&*self.chance));
-        self.other_opens(owner).await
+        self.machines[owner].lose_disk(base::Entropy::next_u64(&*self.chance));
+        let (other, new, _) = self.other_opens(owner).await?;
+        Ok((other, new))
+    }
+
+    /// The gateway is gone, the other one takes over, and the former one comes back with its disk.
+    async fn fail_over(&mut self, owner: usize, running: Running) -> Result<(usize, Running), String> {
+        self.note("fail-over");
+        self.fall(owner, running);
+        let before = self.checker.lock().clone();
+        let (other, new, lost) = self.other_opens(owner).await?;
+        self.come_back(owner, before, lost).await?;
+        Ok((other, new))
     }
 
     /// The other gateway takes over while this one still works, cut off from the bucket; then this one comes back.
     async fn take_over(&mut self, owner: usize, running: Running) -> Result<(usize, Running), String> {
-        self.events[2] += 1;
+        self.note("takeover");
         self.machines[owner].faults.set_outage(Outage::Hanging);
-        let running = self.work(running).await?;
+        self.work(owner, &running).await?;
         let before = self.checker.lock().clone();
-        let lost = self.lost;
-        let (other, new) = self.other_opens(owner).await?;
-        let lost = self.lost - lost;
+        let (other, new, lost) = self.other_opens(owner).await?;
         self.machines[owner].faults.clear();
+        self.expect_fenced(&running).await?;
+        self.machines[owner].crash(running);
+        self.come_back(owner, before, lost).await?;
+        Ok((other, new))
+    }
+
+    /// This gateway stands still in the middle of what it does, with its initiators; the other one takes over, works, and
+    /// collects garbage; then this one goes on where it stood.
+    async fn take_over_from_a_sleeper(
+        &mut self,
+        owner: usize,
+        running: Running,
+    ) -> Result<(usize, Running), String> {
+        self.note("takeover from a sleeper");
+        self.weather(owner);
+        let mut sleepers = self.initiators(owner, &running, true);
+        worked_on(&mut sleepers, Duration::from_millis(200 + self.chance.below(4_000))).await?;
+        running.process.pause();
+        // From here on there are two histories, and who sleeps goes on with the older one.
+        let checker = Arc::new(Mutex::new(self.checker.lock().clone()));
+        let before = std::mem::replace(&mut self.checker, checker);
+        let acknowledged = before.lock().acknowledged();
+        let (other, mut new, mut lost) = self.other_opens(owner).await?;
+        let there = self.segments();
+        for _ in 0..2 {
+            self.work(other, &new).await?;
+            tokio::time::sleep(Duration::from_secs(60)).await;
+        }
+        if there.difference(&self.segments()).next().is_some() {
+            self.note("garbage collected under a sleeper");
+        }
+        self.machines[owner].faults.clear();
+        running.process.resume();
+        worked(&mut sleepers, Duration::from_secs(30)).await?;
+        self.expect_fenced(&running).await?;
+        self.machines[owner].crash(running);
+        lost += before.lock().acknowledged() - acknowledged;
+        let before = before.lock().clone();
+        self.come_back(owner, before, lost).await?;
+        if self.chance.chance(1, 2) {
+            new = self.crash(other, new).await?.1;
+        }
+        Ok((other, new))
+    }
+
+    /// The bucket answers the older owner again: it must find out that it lost the image, and stop.
+    async fn expect_fenced(&self, running: &Running) -> Result<(), String> {
         tokio::time::sleep(Duration::from_secs(300)).await;
         let status = running.image.status();
         if !matches!(status.condition, Condition::Fenced(_)) {
@@ -193,11 +306,21 @@ impl World {
                 return Err(format!("the older owner still serves: {refused:?}"));
             }
         }
-        self.machines[owner].crash(running);
+        Ok(())
+    }
+
+    /// The older owner starts again. It must not open the image, and if operations were lost to the other one, it has kept them.
+    async fn come_back(&mut self, owner: usize, before: Checker, lost: usize) -> Result<(), String> {
+        self.machines[owner].faults.clear();
+        match self.start(owner, None).await {
+            Err(e) if e.kind() == ErrorKind::Denied => {}
+            Err(e) => return Err(format!("the older owner comes back: {e:?}")),
+            Ok(_) => return Err("the image opened though another gateway has it".into()),
+        }
         if !self.rescue(owner, before).await? && lost > 0 {
             return Err(format!("{lost} acknowledged operations are in no fork"));
         }
-        Ok((other, new))
+        Ok(())
     }
 
     /// The older owner starts again: what it kept must hold every write it had acknowledged.
@@ -210,42 +333,83 @@ impl World {
         let content = self.content(&rescued.image).await?;
         before.settle_after_crash(&content).map_err(|e| format!("in a rescued fork: {e}"))?;
         self.seen = self.seen.rotate_left(7) ^ checksum::crc64(&content);
-        rescued.image.close().await.map_err(text)?;
-        rescued.end().await.map_err(text)?;
+        rescued.close().await.map_err(text)?;
         Ok(true)
     }
 
-    async fn other_opens(&mut self, owner: usize) -> Result<(usize, Running), String> {
+    /// The other gateway opens the image, and how many acknowledged operations are lost to it.
+    async fn other_opens(&mut self, owner: usize) -> Result<(usize, Running, usize), String> {
         self.store_settles(owner).await;
         let other = 1 - owner;
-        let refused = match self.machines[other].start(self.image, None).await {
+        let refused = match self.start(other, None).await {
             Ok(_) => return Err("an image that was not closed opened without its journal".into()),
             Err(e) => e,
         };
-        if refused.kind() != ErrorKind::Denied {
+        let Some(unclosed) = Unclosed::find(&refused) else {
             return Err(format!("unexpected refusal: {refused:?}"));
-        }
-        let epoch = refused.to_string().rsplit(' ').next().and_then(|e| e.parse().ok()).map(base::Epoch);
-        let running = self.start(other, epoch).await?;
-        let lost = self.verify_loss(&running.image).await?;
+        };
+        let running = self.start(other, Some(unclosed.epoch)).await.map_err(text)?;
+        let mut lost = 0;
+        self.verify(&running.image, |checker, content| {
+            lost = checker.settle_after_loss(content)?;
+            Ok(())
+        })
+        .await?;
         self.lost += lost;
-        Ok((other, running))
+        Ok((other, running, lost))
     }
 
-    /// The owner closes in good order and the other one goes on: nothing may be missing.
+    /// The owner closes in good order and the other one goes on: nothing may be missing. If the power is cut meanwhile, the
+    /// owner goes on.
     async fn hand_over(&mut self, owner: usize, running: Running) -> Result<(usize, Running), String> {
-        running.image.close().await.map_err(|e| format!("close: {e:?}; {:?}", running.events.0.lock()))?;
-        running.end().await.map_err(text)?;
+        self.note("hand-over");
+        if self.chance.chance(1, 2) {
+            self.machines[owner].disk.crash_at(self.soon(7));
+        }
+        let closed = running.close().await;
+        if self.note_cut(owner, "closing") {
+            return self.crash(owner, running).await;
+        }
+        self.machines[owner].disk.calm();
+        closed.map_err(|e| format!("close: {e:?}; {:?}", running.events.0.lock()))?;
+        drop(running);
         let other = 1 - owner;
-        let running = self.start(other, None).await?;
+        let running = self.start(other, None).await.map_err(|e| format!("open after a close: {e:?}"))?;
         self.verify(&running.image, Checker::settle_after_crash)
             .await
             .map_err(|e| format!("after a hand-over: {e}"))?;
         Ok((other, running))
     }
 
-    async fn start(&mut self, machine: usize, accept: Option<base::Epoch>) -> Result<Running, String> {
-        self.machines[machine].start(self.image, accept).await.map_err(|e| format!("open: {e:?}"))
+    /// Starts a gateway. Sometimes the power is cut while it opens the image, again and again.
+    async fn start(&mut self, machine: usize, accept: Option<base::Epoch>) -> base::Result<Running> {
+        while self.chance.chance(1, 3) {
+            let soon = self.soon(5);
+            self.machines[machine].disk.crash_at(soon);
+            let started = self.machines[machine].start(self.image, accept).await;
+            if !self.note_cut(machine, "opening") {
+                self.machines[machine].disk.calm();
+                return started;
+            }
+            if let Ok(running) = started {
+                self.machines[machine].crash(running);
+            }
+        }
+        self.machines[machine].start(self.image, accept).await
+    }
+
+    /// One of the next calls of a disk: rather one of the very next, one of the next 2^`bits` at the most.
+    fn soon(&self, bits: u64) -> u64 {
+        1 + self.chance.below(1 << self.chance.below(bits + 1))
+    }
+
+    fn segments(&self) -> BTreeSet<Key> {
+        self.store
+            .objects()
+            .into_iter()
+            .map(|(key, _)| key)
+            .filter(|k| k.as_str().contains("/seg/"))
+            .collect()
     }
 
     /// Requests of a dead process may still arrive, or never.
@@ -278,36 +442,46 @@ impl World {
         check(&mut self.checker.lock(), &content)
     }
 
-    async fn verify_loss(&mut self, image: &Image) -> Result<usize, String> {
-        let mut lost = 0;
-        self.verify(image, |checker, content| {
-            lost = checker.settle_after_loss(content)?;
-            Ok(())
-        })
-        .await?;
-        Ok(lost)
-    }
-
     /// Everything drains, nothing is left behind, and the bucket alone has it all.
-    async fn finish(&mut self, running: Running) -> Result<u64, String> {
+    async fn finish(&mut self, owner: usize, running: Running) -> Result<u64, String> {
         running.image.drain().await.map_err(|e| format!("drain: {e:?}; {:?}", running.events.0.lock()))?;
         let status = running.image.status();
         if status.dirty.0 != 0 || status.spooled.0 != 0 {
             return Err(format!("after a drain this is left: {status:?}"));
         }
-        running.image.close().await.map_err(text)?;
-        running.end().await.map_err(text)?;
-        let fresh = self.start_fresh().await?;
+        running.close().await.map_err(text)?;
+        drop(running);
+        let digest = self.store.digest();
+        self.rot_in_cache(owner).await?;
+        self.rot_in_bucket().await?;
+        self.machines[0].lose_disk(7);
+        let fresh = self.machines[0].start(self.image, None).await.map_err(text)?;
         self.verify(&fresh.image, |checker, content| checker.check_read(Span::new(0, SECTORS), content))
             .await?;
         self.machines[0].crash(fresh);
-        Ok(self.store.digest() ^ self.seen)
+        Ok(digest ^ self.store.digest() ^ self.seen)
     }
+}
 
-    async fn start_fresh(&mut self) -> Result<Running, String> {
-        self.machines[0].disk = local::SimDisk::new(7);
-        self.start(0, None).await
-    }
+/// What initiators do, each until it is stopped.
+type Tasks = JoinSet<Result<(), String>>;
+
+/// Lets them go on for a while.
+async fn worked_on(writers: &mut Tasks, time: Duration) -> Result<(), String> {
+    let ended = tokio::time::timeout(time, async {
+        while let Some(done) = writers.join_next().await {
+            done.map_err(|e| e.to_string())??;
+        }
+        Ok::<(), String>(())
+    });
+    ended.await.unwrap_or(Ok(()))
+}
+
+/// Lets them go on for a while, and stops them in the middle of what they do.
+async fn worked(writers: &mut Tasks, time: Duration) -> Result<(), String> {
+    worked_on(writers, time).await?;
+    writers.shutdown().await;
+    Ok(())
 }
 
 fn chain_record(image: ImageId) -> (ImageId, ByteSize) {
@@ -316,82 +490,4 @@ fn chain_record(image: ImageId) -> (ImageId, ByteSize) {
 
 async fn create(bucket: &dyn Bucket, (image, size): &(ImageId, ByteSize)) -> base::Result<()> {
     image::create(bucket, 0, *image, "vol1", *size, 512).await
-}
-
-/// Somebody who writes, zeroes, discards, reads and flushes in one part of the volume.
-struct Initiator {
-    image: Image,
-    checker: Arc<Mutex<Checker>>,
-    chance: SeededEntropy,
-    part: Span,
-}
-
-impl Initiator {
-    async fn run(self) -> Result<(), String> {
-        loop {
-            match self.chance.below(12) {
-                0..=6 => self.write().await?,
-                7 => self.empty().await?,
-                8 => {
-                    let _ = self.image.flush().await;
-                }
-                9 => tokio::time::sleep(Duration::from_millis(self.chance.below(1_000))).await,
-                _ => self.read().await?,
-            }
-        }
-    }
-
-    fn span(&self) -> Span {
-        let long = if self.chance.chance(1, 6) { 120 } else { 16 };
-        let count = 1 + self.chance.below(long);
-        let start = self.part.start + self.chance.below(self.part.count - count);
-        Span::new(start, count)
-    }
-
-    async fn write(&self) -> Result<(), String> {
-        let span = self.span();
-        let admission = match self.image.admit(span.bytes()).await {
-            Ok(admission) => admission,
-            Err(e) => return self.refused(e).await,
-        };
-        let id = self.checker.lock().send(span, false);
-        let data = vec![Checker::data(id, span)];
-        match self.image.write(span.start, data, false, admission).await {
-            Ok(()) => self.checker.lock().acknowledge(id),
-            Err(e) => self.refused(e).await?,
-        }
-        Ok(())
-    }
-
-    async fn empty(&self) -> Result<(), String> {
-        let span = self.span();
-        let id = self.checker.lock().send(span, true);
-        match self.image.zero(span, self.chance.chance(1, 2)).await {
-            Ok(()) => self.checker.lock().acknowledge(id),
-            Err(e) => self.refused(e).await?,
-        }
-        Ok(())
-    }
-
-    async fn read(&self) -> Result<(), String> {
-        let span = self.span();
-        match self.image.read(span).await {
-            Ok(parts) => {
-                let content: Vec<u8> = parts.iter().flat_map(|p: &Bytes| p.iter().copied()).collect();
-                self.checker.lock().check_read(span, &content).map_err(|e| format!("while working: {e}"))
-            }
-            Err(e) => self.refused(e).await,
-        }
-    }
-
-    /// Which errors an initiator may meet: no room, the store away, the image lost.
-    async fn refused(&self, e: base::Error) -> Result<(), String> {
-        match e.kind() {
-            ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::NoSpace | ErrorKind::Fenced => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Ok(())
-            }
-            _ => Err(format!("an initiator got {e:?}")),
-        }
-    }
 }

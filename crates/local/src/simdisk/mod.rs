@@ -67,8 +67,13 @@ struct State {
     next_node: u64,
     boot: u64,
     off: bool,
-    cut_in: Option<u64>,
+    /// In how many calls below which prefix of names the power is cut.
+    cut_in: Option<(String, u64)>,
+    /// The call in which that came true.
+    cut: Option<String>,
     fail_syncs: u64,
+    /// The file whose sync failed.
+    failed: Option<String>,
     fail_writes: u64,
     bad: Vec<(String, Range<u64>)>,
     capacity: u64,
@@ -91,7 +96,9 @@ impl SimDisk {
             boot: 0,
             off: false,
             cut_in: None,
+            cut: None,
             fail_syncs: 0,
+            failed: None,
             fail_writes: 0,
             bad: Vec::new(),
             capacity: u64::MAX,
@@ -115,10 +122,35 @@ impl SimDisk {
         s.off = false;
     }
 
+    /// The process ends, now, and the power stays on: what it wrote is there, synced or not, and old handles fail from here on.
+    pub fn kill(&self) {
+        let mut s = self.0.lock();
+        s.stamp += 1;
+        let stamp = s.stamp;
+        s.nodes.values_mut().for_each(|node| node.finish_all(stamp));
+        s.boot += 1;
+        s.calm();
+    }
+
     /// Cuts the power in the middle of the `n`-th write, sync or change of a name from now (1 is the next one); that
     /// call and everything after fails until [`SimDisk::restart`].
     pub fn crash_at(&self, n: u64) {
-        self.0.lock().cut_in = Some(n.max(1));
+        self.crash_below("", n);
+    }
+
+    /// The same, but only calls for files whose names begin so count.
+    pub fn crash_below(&self, prefix: &str, n: u64) {
+        self.0.lock().cut_in = Some((prefix.to_owned(), n.max(1)));
+    }
+
+    /// Takes back what was ordered for later: the power cut, failing syncs and writes.
+    pub fn calm(&self) {
+        self.0.lock().calm();
+    }
+
+    /// The call, and its file, in which a [`SimDisk::crash_at`] came true since this was last asked.
+    pub fn take_cut(&self) -> Option<String> {
+        self.0.lock().cut.take()
     }
 
     /// Switches the power on again (after cutting it, if it was on).
@@ -139,6 +171,11 @@ impl SimDisk {
     /// The next `n` syncs fail, and lose by chance what they should have made durable.
     pub fn fail_syncs(&self, n: u64) {
         self.0.lock().fail_syncs = n;
+    }
+
+    /// The file whose sync failed since the last power cut or restart, if one did.
+    pub fn failed_sync(&self) -> Option<String> {
+        self.0.lock().failed.clone()
     }
 
     /// The next `n` writes fail, having written some of their sectors.
@@ -214,6 +251,12 @@ impl SimDisk {
         self.0.lock().names.keys().cloned().collect()
     }
 
+    /// A file's length.
+    pub fn len_of(&self, name: &str) -> Option<u64> {
+        let s = self.0.lock();
+        Some(s.nodes.get(s.names.get(name)?)?.len())
+    }
+
     /// What a reader of the file would see now, from outside.
     pub fn contents(&self, name: &str) -> Option<Vec<u8>> {
         let s = self.0.lock();
@@ -254,7 +297,14 @@ impl State {
         self.nodes.retain(|id, _| named.contains(id));
         self.boot += 1;
         self.off = true;
+        self.calm();
+    }
+
+    fn calm(&mut self) {
         self.cut_in = None;
+        self.fail_syncs = 0;
+        self.failed = None;
+        self.fail_writes = 0;
     }
 
     fn alive(&self, boot: u64) -> Result<()> {
@@ -262,15 +312,16 @@ impl State {
     }
 
     /// Whether the power is cut at this point.
-    fn cut_now(&mut self) -> bool {
+    fn cut_now(&mut self, call: &str, name: &str) -> bool {
         match &mut self.cut_in {
-            Some(n) if *n <= 1 => true,
-            Some(n) => {
-                *n -= 1;
-                false
-            }
-            None => false,
+            Some((prefix, n)) if name.starts_with(&**prefix) => *n -= 1,
+            _ => return false,
         }
+        let now = self.cut_in.as_ref().is_some_and(|(_, n)| *n == 0);
+        if now {
+            self.cut = Some(format!("{call} {name}"));
+        }
+        now
     }
 
     fn used(&self) -> u64 {
@@ -299,10 +350,15 @@ impl State {
     }
 
     /// Runs one change of names, or cuts the power having run it or not.
-    fn change_names<T>(&mut self, boot: u64, change: impl FnOnce(&mut State) -> Result<T>) -> Result<T> {
+    fn change_names<T>(
+        &mut self,
+        boot: u64,
+        call: (&str, &str),
+        change: impl FnOnce(&mut State) -> Result<T>,
+    ) -> Result<T> {
         self.alive(boot)?;
         self.counts.names += 1;
-        if !self.cut_now() {
+        if !self.cut_now(call.0, call.1) {
             return change(self);
         }
         if self.rng.chance(1, 2) {
@@ -359,7 +415,7 @@ impl Disk for Mount {
     async fn create(&self, name: &str, len: u64) -> Result<Arc<dyn DiskFile>> {
         check_name(name)?;
         self.wait_for_names().await;
-        let node = self.state.lock().change_names(self.boot, |s| {
+        let node = self.state.lock().change_names(self.boot, ("create", name), |s| {
             if s.names.contains_key(name) {
                 return Err(Error::new(
                     ErrorKind::Exists,
@@ -405,7 +461,7 @@ impl Disk for Mount {
     async fn remove(&self, name: &str) -> Result<()> {
         check_name(name)?;
         self.wait_for_names().await;
-        self.state.lock().change_names(self.boot, |s| {
+        self.state.lock().change_names(self.boot, ("remove", name), |s| {
             s.names.remove(name);
             Ok(())
         })
@@ -415,7 +471,7 @@ impl Disk for Mount {
         check_name(from)?;
         check_name(to)?;
         self.wait_for_names().await;
-        self.state.lock().change_names(self.boot, |s| {
+        self.state.lock().change_names(self.boot, ("rename", from), |s| {
             let node = s.names.remove(from).ok_or_else(|| not_found(from))?;
             s.names.insert(to.to_owned(), node);
             Ok(())
@@ -468,6 +524,49 @@ impl SimFile {
         Ok(())
     }
 
+    /// Lets time pass between the write and its end, and stamps it.
+    async fn end_write(&self, ticket: u64, offset: u64, parts: &[Bytes]) -> Result<()> {
+        let time = self.state.lock().latency.write;
+        pass(time).await;
+        let mut s = self.state.lock();
+        s.alive(self.boot)?;
+        s.stamp += 1;
+        let stamp = s.stamp;
+        let len = parts.iter().map(|p| p.len() as u64).sum();
+        s.node(self.node).finish(ticket, stamp, offset, len);
+        Ok(())
+    }
+
+    /// Makes durable what was finished before, or only what the write with this ticket wrote.
+    async fn sync_of(&self, only: Option<u64>) -> Result<()> {
+        let (covered, time) = {
+            let mut s = self.state.lock();
+            s.alive(self.boot)?;
+            s.counts.syncs += 1;
+            if s.cut_now("sync", &self.name) {
+                s.cut_power();
+                return Err(power_is_off());
+            }
+            (s.stamp, s.latency.sync)
+        };
+        pass(time).await;
+        let mut guard = self.state.lock();
+        let s = &mut *guard;
+        s.alive(self.boot)?;
+        let node = s.nodes.get_mut(&self.node).expect("an open file's node lives until the power cut");
+        if s.fail_syncs > 0 {
+            s.fail_syncs -= 1;
+            s.failed = Some(self.name.clone());
+            node.fail_sync(&s.rng);
+            return Err(io_error("sync of", &self.name));
+        }
+        match only {
+            Some(ticket) => node.sync_write(ticket, covered),
+            None => node.sync(covered),
+        }
+        Ok(())
+    }
+
     /// Puts the write where a crash may find it; the stamp it gets when it is finished decides which sync covers it.
     fn start_write(&self, offset: u64, parts: &[Bytes]) -> Result<u64> {
         let mut guard = self.state.lock();
@@ -492,7 +591,7 @@ impl SimFile {
             s.node(self.node).write(at, part, ticket);
             at += part.len() as u64;
         }
-        if s.cut_now() {
+        if s.cut_now("write", &self.name) {
             s.cut_power();
             return Err(power_is_off());
         }
@@ -533,45 +632,30 @@ impl DiskFile for SimFile {
 
     async fn write(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
         let ticket = self.start_write(offset, parts)?;
-        let time = self.state.lock().latency.write;
-        pass(time).await;
-        let mut s = self.state.lock();
-        s.alive(self.boot)?;
-        s.stamp += 1;
-        let stamp = s.stamp;
-        let len = parts.iter().map(|p| p.len() as u64).sum();
-        s.node(self.node).finish(ticket, stamp, offset, len);
-        Ok(())
+        self.end_write(ticket, offset, parts).await
+    }
+
+    async fn write_durable(&self, offset: u64, parts: &[Bytes]) -> Result<()> {
+        let ticket = self.start_write(offset, parts)?;
+        self.end_write(ticket, offset, parts).await?;
+        self.sync_of(Some(ticket)).await
     }
 
     async fn sync(&self) -> Result<()> {
-        let (covered, time) = {
-            let mut s = self.state.lock();
-            s.alive(self.boot)?;
-            s.counts.syncs += 1;
-            if s.cut_now() {
-                s.cut_power();
-                return Err(power_is_off());
-            }
-            (s.stamp, s.latency.sync)
-        };
-        pass(time).await;
-        let mut guard = self.state.lock();
-        let s = &mut *guard;
-        s.alive(self.boot)?;
-        let node = s.nodes.get_mut(&self.node).expect("an open file's node lives until the power cut");
-        if s.fail_syncs > 0 {
-            s.fail_syncs -= 1;
-            node.fail_sync(&s.rng);
-            return Err(io_error("sync of", &self.name));
-        }
-        node.sync(covered);
-        Ok(())
+        self.sync_of(None).await
     }
 
     fn writes_at_once(&self) -> bool {
         let latency = self.state.lock().latency;
         latency.write.is_zero() && latency.sync.is_zero()
+    }
+
+    async fn settle(&self) -> Result<()> {
+        self.sync().await?;
+        let mut s = self.state.lock();
+        s.alive(self.boot)?;
+        s.node(self.node).forget_lost();
+        Ok(())
     }
 
     async fn set_len(&self, len: u64) -> Result<()> {

@@ -148,6 +148,14 @@ impl Node {
         }
     }
 
+    /// Everything that was being written has been: who asked for it has ended, the disk has not.
+    pub(super) fn finish_all(&mut self, stamp: u64) {
+        let unfinished =
+            self.sectors.values_mut().flatten().map(|v| &mut v.stamp).filter(|s| **s == UNFINISHED);
+        unfinished.for_each(|s| *s = stamp);
+        self.lengths.iter_mut().filter(|(s, _)| *s > stamp).for_each(|(s, _)| *s = stamp);
+    }
+
     pub(super) fn set_len(&mut self, len: u64, stamp: u64) {
         if len < self.current.len {
             let first = len / SECTOR;
@@ -182,11 +190,42 @@ impl Node {
         });
     }
 
+    /// Makes one finished write durable, and nothing else; the length with it.
+    pub(super) fn sync_write(&mut self, ticket: u64, covered: u64) {
+        let Node { durable, current, sectors, lengths, .. } = self;
+        if current.len > durable.len {
+            settle_len(durable, current.len);
+            lengths.retain(|(stamp, _)| *stamp > covered);
+        }
+        let len = durable.len;
+        sectors.retain(|sector, versions| {
+            if let Some(own) = versions.iter().rposition(|v| v.ticket == ticket) {
+                write_within(durable, len, *sector, &versions[own].data);
+                versions.drain(..=own);
+            }
+            !versions.is_empty()
+        });
+    }
+
     /// A failed sync: any version may have become durable, none is pending any more, reads still show them all.
     pub(super) fn fail_sync(&mut self, rng: &SeededEntropy) {
         let current = self.current.clone();
         self.crash(Keep::Chance(50), rng);
         self.current = current;
+    }
+
+    /// From now on reads show what is durable, and what may still become so; not what a failed sync has lost.
+    pub(super) fn forget_lost(&mut self) {
+        self.current = self.durable.clone();
+        if let Some((_, len)) = self.lengths.last() {
+            settle_len(&mut self.current, *len);
+        }
+        let len = self.current.len;
+        for (sector, versions) in &self.sectors {
+            if let Some(version) = versions.last() {
+                write_within(&mut self.current, len, *sector, &version.data);
+            }
+        }
     }
 
     pub(super) fn crash(&mut self, keep: Keep, rng: &SeededEntropy) {

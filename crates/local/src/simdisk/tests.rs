@@ -90,6 +90,71 @@ fn the_power_goes_off_at_the_named_point_and_stays_off() {
 }
 
 #[test]
+fn the_power_goes_off_in_a_call_for_the_named_files() {
+    block_on(async {
+        let disk = SimDisk::new(3);
+        let mount = disk.mount();
+        let a = mount.create("a/x", 512).await.unwrap();
+        disk.crash_below("b/", 2);
+        a.write(0, &part(1, 512)).await.unwrap();
+        a.sync().await.unwrap();
+        let b = mount.create("b/y", 512).await.unwrap();
+        assert_eq!(disk.take_cut(), None);
+        assert!(b.write(0, &part(1, 512)).await.is_err() && disk.is_off());
+        assert_eq!(disk.take_cut().as_deref(), Some("write b/y"));
+        disk.restart();
+        disk.crash_at(1);
+        disk.calm();
+        assert!(disk.mount().create("c", 512).await.is_ok());
+    });
+}
+
+#[test]
+fn a_killed_process_leaves_what_it_wrote_and_settling_shows_what_a_failed_sync_lost() {
+    block_on(async {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let disk = SimDisk::new(seed);
+            let file = disk.mount().create("a", 1024).await.unwrap();
+            file.write(0, &part(7, 512)).await.unwrap();
+            disk.fail_syncs(1);
+            assert!(file.sync().await.is_err());
+            assert_eq!(disk.failed_sync().as_deref(), Some("a"));
+            file.write(512, &part(8, 512)).await.unwrap();
+            disk.kill();
+            assert_eq!(file.sync().await.unwrap_err().kind(), ErrorKind::Unavailable);
+            let file = disk.mount().open("a").await.unwrap();
+            assert_eq!(file.read(0, 1).await.unwrap()[0], 7);
+            file.settle().await.unwrap();
+            let settled = file.read(0, 1024).await.unwrap();
+            assert_eq!(settled[512], 8);
+            lost += u64::from(settled[0] == 0);
+            disk.crash();
+            assert_eq!(disk.contents("a").unwrap(), settled);
+        }
+        assert!(lost > 5 && lost < 45, "{lost}");
+    });
+}
+
+#[test]
+fn a_durable_write_says_nothing_about_those_before() {
+    block_on(async {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let disk = SimDisk::new(seed);
+            let file = disk.mount().create("a", 1024).await.unwrap();
+            file.write(0, &part(1, 1024)).await.unwrap();
+            file.write_durable(512, &part(2, 512)).await.unwrap();
+            disk.crash();
+            let found = disk.contents("a").unwrap();
+            assert_eq!(found[512], 2);
+            lost += u64::from(found[0] == 0);
+        }
+        assert!(lost > 5 && lost < 45, "{lost}");
+    });
+}
+
+#[test]
 fn lengths_are_durable_with_the_sync_and_cut_bytes_come_back_as_zeroes() {
     block_on(async {
         for seed in 0..100 {
