@@ -176,23 +176,29 @@ impl Core {
         loop {
             self.usable()?;
             self.check_span(span)?;
-            let pieces = self.resolve(span).await?;
-            match self.collect(&pieces).await {
-                Ok(parts) => return Ok(parts),
-                // The place may have been given up between looking and fetching; then the map has a new one.
-                Err(e) if tries < TRIES && matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                    tries += 1;
-                    if tries >= 2 && e.kind() == ErrorKind::Corrupt && self.same_places(span, &pieces).await?
-                    {
-                        return Err(self.damaged(e));
-                    }
-                    tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
-                }
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => {
-                    return Err(self.damaged(e));
-                }
+            let (error, pieces) = match self.resolve(span).await {
+                Ok(pieces) => match self.collect(&pieces).await {
+                    Ok(parts) => return Ok(parts),
+                    Err(e) => (e, Some(pieces)),
+                },
+                // Part of the map is gone, as when another gateway has the image and this one has not found out.
+                Err(e) if e.kind() == ErrorKind::NotFound => (e, None),
                 Err(e) => return Err(e),
+            };
+            if !is_damage(&error) {
+                return Err(error);
             }
+            // The place may have been given up between looking and fetching; then the map has a new one.
+            tries += 1;
+            let is_corrupt = tries >= 2 && error.kind() == ErrorKind::Corrupt;
+            let stays = match &pieces {
+                Some(pieces) if is_corrupt => self.same_places(span, pieces).await.is_ok_and(|same| same),
+                _ => false,
+            };
+            if stays || tries > TRIES {
+                return Err(self.damaged(error));
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
         }
     }
 

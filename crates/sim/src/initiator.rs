@@ -108,7 +108,7 @@ impl Initiator {
         match e.kind() {
             ErrorKind::Busy | ErrorKind::Unavailable | ErrorKind::NoSpace | ErrorKind::Fenced => {}
             ErrorKind::Internal if failed => {}
-            ErrorKind::NotFound | ErrorKind::Corrupt if self.overtaken => {}
+            ErrorKind::Corrupt if self.overtaken => {}
             _ => return Err(format!("an initiator got {e:?}")),
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -16,7 +16,6 @@ const EXPECTED: &[&str] = &[
     "cut while closing: remove spool",
     "cut while closing: sync cache",
     "cut while closing: write cache",
-    "cut while closing: write journal",
     "cut while opening: create journal",
     "cut while opening: sync journal",
     "cut while opening: write journal",
