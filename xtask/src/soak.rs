@@ -1,4 +1,4 @@
-//! Long runs that try to lose data: kills, power cuts and thousands of simulated worlds.
+//! Long runs that try to lose data: kills, power cuts, flipped bits and thousands of simulated worlds.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,13 +11,14 @@ use crate::process::{output_within, run, run_logged, shown, until};
 use crate::product::{Demo, Serve};
 use crate::{Result, sabotage, setup};
 
+mod damage;
 mod outage;
 mod power;
 
 /// The verbs of `soak`.
 #[derive(Subcommand)]
 pub enum Verb {
-    /// All that follow, and the sabotage: what A3 asks for. Takes hours.
+    /// All that follow, each with its defaults, and the sabotage: what A3 asks for. Takes hours.
     All,
     /// kill -9 at random moments under a checking writer, then the bucket alone (A3).
     Crash {
@@ -30,6 +31,9 @@ pub enum Verb {
     },
     /// Power cuts: every flush of a recorded run is replayed and recovered from, in the guest (A3).
     Power(power::Arguments),
+    /// One bit flipped at every offset of every object of a small image, of its journal, its local segments and its cache: right
+    /// data, or an error that names object and offset (A6).
+    Damage,
     /// The bucket gone, refusing, or deaf for ten minutes each, while a guest writes; the room for it used up; and a
     /// neighbour whose bucket is dead (A5).
     Outage(outage::Arguments),
@@ -50,12 +54,14 @@ pub fn main(verb: &Verb) -> Result {
         Verb::All => {
             crash_rounds(200, 1)?;
             power::main(&power::Arguments::default())?;
+            damage::main()?;
             outage::main(&outage::Arguments::default())?;
             sim(0, 10_000)?;
             sabotage::main(&sabotage::Arguments::default())
         }
         Verb::Crash { rounds, seed } => crash_rounds(*rounds, *seed),
         Verb::Power(arguments) => power::main(arguments),
+        Verb::Damage => damage::main(),
         Verb::Outage(arguments) => outage::main(arguments),
         Verb::Sim { seeds, first } => sim(*first, *seeds),
     }

@@ -83,7 +83,7 @@ impl Pin {
 
     /// Reads one. `NotFound` if there is none of that name; `Corrupt` names the object.
     pub async fn read(bucket: &dyn Bucket, key: &Key) -> Result<Pin> {
-        Pin::decode(&bucket.get(key, None).await?).map_err(|e| e.within(format!("{key}")))
+        Pin::decode(&bucket.get(key, None).await?).map_err(|e| e.within(format!("{key} at offset 0")))
     }
 
     /// The headers of the members behind the checkpoint, checked to be the chain that leads to the head.

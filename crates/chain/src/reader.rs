@@ -85,8 +85,8 @@ pub async fn load(bucket: &dyn Bucket, image: ImageId) -> Result<Loaded> {
 
 async fn read_checkpoint(bucket: &dyn Bucket, image: ImageId, key: &Key) -> Result<Checkpoint> {
     let (number, epoch) = name::parse_checkpoint(key)?;
-    let checkpoint =
-        Checkpoint::decode(&bucket.get(key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let checkpoint = Checkpoint::decode(&bucket.get(key, None).await?)
+        .map_err(|e| e.within(format!("{key} at offset 0")))?;
     let itself = (checkpoint.image, checkpoint.position.number, checkpoint.position.epoch);
     if itself == (image, number, epoch) {
         Ok(checkpoint)
@@ -116,8 +116,8 @@ async fn newest_epoch(bucket: &dyn Bucket, image: ImageId) -> Result<Epoch> {
 async fn newest_fence(bucket: &dyn Bucket, image: ImageId) -> Result<Option<Position>> {
     let newest = bucket.list(&name::fences(image), None, 1).await?;
     let Some(key) = newest.first().map(|object| &object.key) else { return Ok(None) };
-    let record =
-        FenceRecord::decode(&bucket.get(key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let record = FenceRecord::decode(&bucket.get(key, None).await?)
+        .map_err(|e| e.within(format!("{key} at offset 0")))?;
     if (record.image, record.position.epoch) == (image, name::parse_epoch(key)?) {
         Ok(Some(record.position))
     } else {
@@ -128,8 +128,8 @@ async fn newest_fence(bucket: &dyn Bucket, image: ImageId) -> Result<Option<Posi
 /// Reads one term of ownership. `NotFound` if it was never taken; `Corrupt` if its object is damaged.
 pub async fn read_epoch(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<EpochRecord> {
     let key = name::epoch(image, epoch);
-    let record =
-        EpochRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let record = EpochRecord::decode(&bucket.get(&key, None).await?)
+        .map_err(|e| e.within(format!("{key} at offset 0")))?;
     if (record.image, record.epoch) == (image, epoch) {
         Ok(record)
     } else {
@@ -184,6 +184,7 @@ pub async fn read_header(
         ErrorKind::Invalid => {
             Error::caused(ErrorKind::Corrupt, format!("{key} is shorter than a segment"), e)
         }
+        ErrorKind::Corrupt => e.within(format!("{key} at offset 0")),
         _ => e.within(format!("{key}")),
     })
 }

@@ -583,7 +583,7 @@ impl Sealed {
             }
             let bytes = payload.slice(at..end);
             if checksum::crc64(&bytes) != frame.crc64 {
-                return Err(Error::corrupt("a frame's CRC-64 does not match its bytes"));
+                return Err(Error::corrupt(format!("the frame at offset {at} does not match its CRC-64")));
             }
             stored.push(bytes);
             at = end;

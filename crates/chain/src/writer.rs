@@ -31,8 +31,8 @@ pub async fn create_image(bucket: &dyn Bucket, record: &ImageRecord) -> Result<(
 /// What an image is. `NotFound` if there is none of that id.
 pub async fn read_image(bucket: &dyn Bucket, image: ImageId) -> Result<ImageRecord> {
     let key = name::image(image);
-    let record =
-        ImageRecord::decode(&bucket.get(&key, None).await?).map_err(|e| e.within(format!("{key}")))?;
+    let record = ImageRecord::decode(&bucket.get(&key, None).await?)
+        .map_err(|e| e.within(format!("{key} at offset 0")))?;
     if record.image == image {
         Ok(record)
     } else {

@@ -12,6 +12,7 @@ use image::Image;
 use local::{OsEntropy, SystemClock, TokioSpawn};
 
 mod buckets;
+mod damage;
 mod disks;
 mod leaving;
 mod leftover;

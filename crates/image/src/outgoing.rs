@@ -95,7 +95,8 @@ pub(crate) fn spool_name(header: &Header) -> String {
 pub(crate) async fn read_spooled(spool: &Spool, image: ImageId, file: SpoolFile) -> Result<SpooledSegment> {
     let SpoolFile { name, len } = file;
     let object = spool.get(image, &name, 0..len).await?;
-    let header = Header::decode(&object).map_err(|e| e.within(format!("local segment {name}")))?;
+    let header =
+        Header::decode(&object).map_err(|e| e.within(format!("local segment {name} at offset 0")))?;
     if header.image != image {
         return Err(Error::corrupt(format!("local segment {name} belongs to image {}", header.image)));
     }

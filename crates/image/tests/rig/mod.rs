@@ -1,6 +1,7 @@
 //! A machine for tests: a simulated disk, a bucket in memory behind faults, and one or more images on them.
 #![allow(dead_code, missing_docs, clippy::unwrap_used)] // each test binary uses its part; a failed set-up is a failed test
 
+pub mod flips;
 pub mod hooked;
 
 use std::sync::Arc;

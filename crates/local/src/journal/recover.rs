@@ -131,8 +131,9 @@ async fn identity(
     match disk.open(IDENTITY).await {
         Ok(file) => {
             let block = file.read(0, BLOCK as usize).await?;
-            let identity = Identity::decode(&block)
-                .map_err(|e| e.within(format!("{IDENTITY} on {}: restore it from a copy", disk.place())))?;
+            let identity = Identity::decode(&block).map_err(|e| {
+                e.within(format!("{IDENTITY} at 0 on {}: restore it from a copy", disk.place()))
+            })?;
             Ok((identity, false))
         }
         Err(e) if e.kind() == ErrorKind::NotFound => {
