@@ -33,8 +33,10 @@ const JOINED: Duration = Duration::from_secs(1);
 const PREFETCH_STEP: u64 = (4 << 20) / base::SECTOR;
 /// Extents that the map is asked about at a time.
 pub(crate) const AT_A_TIME: usize = 64;
-/// How often a read starts over because what it found was moved meanwhile.
+/// How often a read starts over because what it found was not there, or damaged.
 const TRIES: usize = 5;
+/// For how long it does because that was moved meanwhile.
+const MOVING: Duration = Duration::from_secs(5);
 
 /// Frames that are being fetched, so that two readers do not fetch one twice.
 #[derive(Debug, Default)]
@@ -44,7 +46,13 @@ pub(crate) struct InFlight {
 
 impl StoredFrame {
     pub fn key(&self) -> LineKey {
-        LineKey { image: self.origin, epoch: self.epoch.0, number: self.number.0, line: self.index }
+        LineKey {
+            image: self.origin,
+            epoch: self.epoch.0,
+            number: self.number.0,
+            line: self.index,
+            content: self.frame.crc64,
+        }
     }
 
     fn place(&self) -> String {
@@ -172,7 +180,7 @@ impl Core {
     /// Reads from wherever the bytes are, waiting as needed.
     pub async fn read(self: &Arc<Self>, span: Span) -> Result<Vec<Bytes>> {
         self.follow(span);
-        let mut tries = 0;
+        let (begun, mut tries) = (Instant::now(), 0);
         loop {
             self.usable()?;
             self.check_span(span)?;
@@ -189,16 +197,19 @@ impl Core {
                 return Err(error);
             }
             // The place may have been given up between looking and fetching; then the map has a new one.
-            tries += 1;
-            let is_corrupt = tries >= 2 && error.kind() == ErrorKind::Corrupt;
             let stays = match &pieces {
-                Some(pieces) if is_corrupt => self.same_places(span, pieces).await.is_ok_and(|same| same),
-                _ => false,
+                Some(pieces) => self.same_places(span, pieces).await.ok(),
+                None => None,
             };
-            if stays || tries > TRIES {
-                return Err(self.damaged(error));
+            match (error.kind(), stays) {
+                // One of many places after the other may be given up, as while local segments drain: that is no damage.
+                (ErrorKind::NotFound, Some(false)) if begun.elapsed() < MOVING => {}
+                (ErrorKind::NotFound, Some(false)) => return Err(moving(span, error)),
+                (ErrorKind::Corrupt, Some(true)) if tries > 0 => return Err(self.damaged(error)),
+                _ if tries == TRIES => return Err(self.damaged(error)),
+                _ => tries += 1,
             }
-            tokio::time::sleep(std::time::Duration::from_millis(1 << tries)).await;
+            tokio::time::sleep(Duration::from_millis(1 << tries)).await;
         }
     }
 
@@ -225,6 +236,17 @@ impl Core {
 
     /// The bytes of all pieces, one behind the other; a piece in the bucket comes in one part.
     pub async fn collect(self: &Arc<Self>, pieces: &[(Span, Source)]) -> Result<Vec<Bytes>> {
+        // Local segments and the journal first: what is there may be given up soon, what is in the bucket stays for minutes.
+        let mut local = Vec::new();
+        for (_, source) in pieces {
+            match source {
+                Source::Record { record, .. } => local.push(self.record_data(record).await?),
+                Source::Spooled { segment, frame, .. } => {
+                    local.push(vec![self.spooled_frame(segment, *frame).await?]);
+                }
+                _ => {}
+            }
+        }
         // From the cache just what is asked for; from the bucket whole frames, all at a time.
         let mut hits = Vec::with_capacity(pieces.len());
         let mut absent = Vec::new();
@@ -245,16 +267,14 @@ impl Core {
             self.readahead.missed(last.end());
         }
         let (mut hits, mut frames) = (hits.into_iter(), self.fetch(absent).await?.into_iter());
+        let mut local = local.into_iter();
         let mut out = Vec::with_capacity(pieces.len());
         for (run, source) in pieces {
             match source {
                 Source::Hole | Source::Zero => push_zeroes(&mut out, run.count),
-                Source::Record { record, skip } => {
-                    let parts = self.record_data(record).await?;
+                Source::Record { skip, .. } | Source::Spooled { skip, .. } => {
+                    let parts = local.next().expect("each was read");
                     slice_parts(&parts, skip * base::SECTOR, run.bytes(), &mut out);
-                }
-                Source::Spooled { segment, frame, skip } => {
-                    push_frame(&mut out, self.spooled_frame(segment, *frame).await?, *skip, run.count);
                 }
                 Source::Stored { skip, .. } => match hits.next().expect("the cache was asked for each") {
                     Some(bytes) => out.push(bytes),
@@ -424,6 +444,7 @@ impl Core {
                 epoch: header.position.epoch.0,
                 number: header.position.number.0,
                 line: index as u32,
+                content: frame.crc64,
             };
             let raw = match frame.codec {
                 Codec::Raw => bytes.clone(),
@@ -501,6 +522,15 @@ impl Drop for Claims<'_> {
 
 fn gave_up(frame: &StoredFrame) -> Error {
     Error::new(ErrorKind::Unavailable, format!("the bucket did not give {}: try again later", frame.place()))
+}
+
+fn moving(span: Span, why: Error) -> Error {
+    let text = format!(
+        "sectors {} to {} were moved each time they were looked up: try again",
+        span.start,
+        span.end()
+    );
+    Error::caused(ErrorKind::Unavailable, text, why)
 }
 
 /// Whether something is damaged or missing in the bucket, which another try will not change.

@@ -31,7 +31,7 @@ use crate::fork::epoch_of;
 use crate::layers::Layers;
 use crate::outgoing::read_spooled;
 use crate::pages::Runs;
-use crate::park::park;
+use crate::park::{Endings, park};
 use crate::status::{Condition, Progress};
 use crate::table::SegmentTable;
 
@@ -150,6 +150,10 @@ impl Image {
             Ok(ground) => ground,
             Err(e) => return Err(refused(&env, &before, &request.recovered, e).await),
         };
+        // Who is refused takes no epoch: the next attempt must find what this one found.
+        let (run_start, sure) = (ground.run_start, last_seq(&before));
+        accounted(&env, image, &request.recovered, run_start, sure).await?;
+        let on_disk = local(&env, image, &request.recovered, run_start, sure).await?;
         let own = take_epoch(&env, &before, ground.continuation).await?;
         let loaded = chain::load(&*env.bucket, image).await?;
         if loaded.chain.head.epoch != before.chain.head.epoch {
@@ -161,11 +165,13 @@ impl Image {
             tracing::warn!("checkpoint {key} was passed over: {why}");
         }
         let last_seq = last_seq(&loaded);
-        let run_start =
-            if ground.continuation == Continuation::OwnJournal { ground.run_start } else { own.epoch() };
         let size = loaded.chain.members.last().map_or(loaded.checkpoint.size, |h| h.size);
         let parked = park(&env, image, &request.recovered, run_start, size).await?;
-        let local = local(&env, image, &request.recovered, run_start, last_seq).await?;
+        let local = match last_seq == sure {
+            true => on_disk,
+            // More has arrived meanwhile.
+            false => local(&env, image, &request.recovered, run_start, last_seq).await?,
+        };
         if ground.continuation == Continuation::LossAccepted {
             Pin::of(&loaded).put(&*env.bucket, &chain::name::pin(image, own.epoch())).await?;
         }
@@ -321,6 +327,36 @@ async fn put_fence(env: &Env, own: &Ownership, loaded: &Loaded, last_seq: Seq) -
     Ok(fence.header.position)
 }
 
+/// Whether the bucket accounts for all that the journal has of former runs. It does not if it says that one of their epochs was another's,
+/// or that such a run ended well and yet the journal has records behind its end: it is not the bucket that these were written for.
+async fn accounted(
+    env: &Env,
+    image: ImageId,
+    recovered: &[Recovered],
+    run_start: Epoch,
+    last_seq: Seq,
+) -> Result<()> {
+    let former = || recovered.iter().filter(|r| r.epoch < run_start);
+    let Some(oldest) = former().map(|r| r.epoch).min() else { return Ok(()) };
+    let endings = Endings::from(&*env.bucket, image, oldest).await?;
+    for record in former() {
+        let (seq, epoch) = (record.seq, record.epoch);
+        let why = match endings.owner(epoch) {
+            Some(owner) if owner.journal != env.journal.id() => {
+                format!("there that epoch was gateway {:?}'s", owner.owner)
+            }
+            _ if seq > last_seq && endings.of(epoch).is_none() => {
+                format!("which ends well with record {last_seq}")
+            }
+            _ => continue,
+        };
+        return Err(Error::corrupt(format!(
+            "image {image}: the local disk has record {seq} of epoch {epoch}, which has no place in the bucket: {why}. {RESTORED}"
+        )));
+    }
+    Ok(())
+}
+
 /// Sorts what the disk holds into what goes on and what a former run left behind, which stays as it is: a fork.
 async fn local(
     env: &Env,
@@ -362,10 +398,13 @@ async fn local(
 
 fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
     Error::corrupt(format!(
-        "image {image}: the local disk should go on with record {wanted} but has {found}; records between them are missing. \
-         If this cache disk was restored from an older copy, put the present one back"
+        "image {image}: the local disk should go on with record {wanted} but has {found}; records between them are missing. {RESTORED}"
     ))
 }
+
+/// What to do where bucket and cache disk do not belong together.
+const RESTORED: &str = "If the bucket or this cache disk was restored from an older copy, put the present one back; to give up what only \
+     this disk has, adopt the volume at another gateway";
 
 fn core(
     env: &Env,

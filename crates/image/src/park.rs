@@ -120,6 +120,11 @@ impl Endings {
         Endings::from(bucket, image, first).await
     }
 
+    /// Who had the image in `epoch`, as far as anybody served it then.
+    pub fn owner(&self, epoch: Epoch) -> Option<&EpochRecord> {
+        self.0.iter().find(|term| term.epoch == epoch)
+    }
+
     /// How the run that `epoch` is in ended; `None` if it goes on or nothing was lost.
     pub fn of(&self, epoch: Epoch) -> Option<Ending> {
         let mut later = self.0.iter().filter(|term| term.epoch > epoch);

@@ -15,7 +15,7 @@ use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retr
 use image::{Condition, Image};
 use local::{JournalOptions, SimDisk, SimLatency};
 use rig::hooked::{Call, Hook, Hooked};
-use rig::{Running, Setup, faulty, pattern, paused, read, start};
+use rig::{Model, Running, Setup, faulty, pattern, paused, read, start};
 use tokio::time::Instant;
 
 const IMAGE: ImageId = ImageId([0x51; 16]);
@@ -622,6 +622,46 @@ fn two_reads_of_one_frame_wait_no_longer_than_one() {
         };
         let (one, two) = tokio::join!(timed(0, 0), timed(300, 8));
         assert!(one.max(two) <= Duration::from_secs(10), "{one:?} {two:?}");
+    });
+}
+
+/// One local segment after the other is let go while they are read: that is no damage, however often a read is overtaken.
+#[test]
+fn a_read_that_a_drain_overtakes_is_no_damage() {
+    paused(async {
+        const PIECE: u64 = 8 << 10;
+        const PIECES: u64 = 300;
+        let mut setup = setup(ByteSize::mib(16));
+        setup.options.segment = ByteSize(PIECE);
+        setup.options.spool_above = 0.0;
+        let store = Arc::new(Memory::new());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let (path, faults) = faulty(&store, 1);
+        let disk = SimDisk::new(1);
+        let running = start(&disk, path, &setup, 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        faults.set_outage(Outage::Refusing);
+        let mut model = Model(vec![0; (PIECES * PIECE) as usize]);
+        for at in 0..PIECES {
+            // The oldest ones everywhere, so that a read of all comes to some last.
+            let place = at * 7 % PIECES * (PIECE / SECTOR);
+            model.write(&image, place, pattern(at, PIECE as usize, false)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let there = running.spool.list(IMAGE).len();
+        assert!(there as u64 > PIECES - 10, "{there} local segments");
+
+        let ms = Duration::from_millis;
+        disk.set_latency(SimLatency { read: ms(3), write: ms(1), sync: ms(2) });
+        faults.clear();
+        let mut reads = 0;
+        while running.spool.bytes() > 0 {
+            let found = read(&image, Span::new(0, PIECES * PIECE / SECTOR)).await.unwrap();
+            assert!(found == model.0);
+            reads += usize::from(running.spool.list(IMAGE).len() < there);
+        }
+        assert!(reads > 0, "none was overtaken");
+        assert!(!running.events.any_names("damaged"));
     });
 }
 

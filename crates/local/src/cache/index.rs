@@ -9,10 +9,10 @@ use super::{BLOCK, DIR, LINE, LineKey, MAX_LINES, SLAB_LINES};
 use crate::disk::Disk;
 
 const MAGIC: &[u8; 8] = b"TGCINDEX";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const HEADER: u64 = 4096;
 const HEADER_CRC: usize = 40;
-pub(super) const ENTRY: usize = 108;
+pub(super) const ENTRY: usize = 116;
 /// Entries per write.
 const CHUNK: usize = 16_384;
 
@@ -73,8 +73,9 @@ fn header(entries: u64, body_crc: u64) -> AlignedBuf {
 
 fn encode_entry(out: &mut Vec<u8>, key: &LineKey, held: &Held) {
     out.extend_from_slice(&key.image.0);
-    out.extend_from_slice(&key.epoch.to_le_bytes());
-    out.extend_from_slice(&key.number.to_le_bytes());
+    for word in [key.epoch, key.number, key.content] {
+        out.extend_from_slice(&word.to_le_bytes());
+    }
     for word in [key.line, held.slot, held.len].into_iter().chain(held.sums) {
         out.extend_from_slice(&word.to_le_bytes());
     }
@@ -101,12 +102,13 @@ fn decode_entry(e: &[u8]) -> Option<(LineKey, Held)> {
         image: ImageId(e[..16].try_into().expect("sixteen bytes")),
         epoch: u64_at(16),
         number: u64_at(24),
-        line: u32_at(32),
+        content: u64_at(32),
+        line: u32_at(40),
     };
     let mut sums: Sums = [0; LINE / BLOCK];
     for (i, sum) in sums.iter_mut().enumerate() {
-        *sum = u32_at(44 + 4 * i);
+        *sum = u32_at(52 + 4 * i);
     }
-    let held = Held { slot: u32_at(36), len: u32_at(40), turn: 0, sums };
+    let held = Held { slot: u32_at(44), len: u32_at(48), turn: 0, sums };
     (key.line < MAX_LINES && (1..=LINE as u32).contains(&held.len)).then_some((key, held))
 }

@@ -28,7 +28,7 @@ const BLOCK: usize = 4096;
 /// Lines per slab file.
 const SLAB_LINES: u32 = 1024;
 const SHARDS: u32 = 16;
-/// No segment has as many lines; so invalidating one stays short.
+/// No segment has as many lines.
 const MAX_LINES: u32 = 1 << 20;
 /// What a line costs in memory at most, in bytes.
 const ENTRY_MEMORY: u64 = 256;
@@ -61,7 +61,7 @@ impl Default for CacheOptions {
     }
 }
 
-/// Names one line: 64 KiB of a segment's raw payload.
+/// Names one line: up to 64 KiB of a segment's raw payload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LineKey {
     /// The image that put the segment.
@@ -72,6 +72,9 @@ pub struct LineKey {
     pub number: u64,
     /// Which line of it, from 0, below 2^20.
     pub line: u32,
+    /// What it must hold: the CRC-64 that its object has for it. In another history of the image, as after a bucket was restored from
+    /// a copy, the same place may hold something else.
+    pub content: u64,
 }
 
 impl LineKey {
@@ -79,18 +82,13 @@ impl LineKey {
     fn hash(&self) -> u64 {
         let (a, b) = self.image.0.split_at(8);
         let word = |b: &[u8]| u64::from_le_bytes(b.try_into().expect("eight bytes"));
-        [word(a), word(b), self.epoch, self.number, self.line.into()].into_iter().fold(0, |h: u64, w| {
+        let words = [word(a), word(b), self.epoch, self.number, self.line.into(), self.content];
+        words.into_iter().fold(0, |h: u64, w| {
             let z = (h ^ w).wrapping_mul(0x9e37_79b9_7f4a_7c15);
             (z ^ (z >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93)
         })
     }
-
-    fn segment(&self) -> SegmentKey {
-        (self.image, self.epoch, self.number)
-    }
 }
-
-type SegmentKey = (ImageId, u64, u64);
 
 /// The answer to a read that must not wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -361,16 +359,7 @@ impl Cache {
         self.0.shard(key).lock().remove(key);
     }
 
-    /// Forgets all lines of a segment, also those on their way to the disk. When it returns none can be read.
-    pub fn invalidate_segment(&self, image: ImageId, epoch: u64, number: u64) {
-        self.0.queue.lock().cancel(|k| k.segment() == (image, epoch, number));
-        self.0.room.notify_waiters();
-        for shard in &self.0.shards {
-            shard.lock().remove_segment((image, epoch, number));
-        }
-    }
-
-    /// Forgets all lines of an image.
+    /// Forgets all lines of an image, also those on their way to the disk. When it returns none can be read.
     pub fn invalidate_image(&self, image: ImageId) {
         self.0.queue.lock().cancel(|k| k.image == image);
         self.0.room.notify_waiters();

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::memory::{Memory, Parts};
-use super::{BLOCK, LINE, LineKey, SHARDS, SegmentKey};
+use super::{BLOCK, LINE, LineKey, SHARDS};
 
 /// Sums of a line's blocks.
 pub(super) type Sums = [u32; LINE / BLOCK];
@@ -58,8 +58,6 @@ pub(super) struct Shard {
     /// By slot / SHARDS.
     entries: Vec<Option<Entry>>,
     map: FxHashMap<LineKey, u32>,
-    /// How many lines of a segment are here, and the highest.
-    segments: FxHashMap<SegmentKey, (u32, u32)>,
     free: Vec<u32>,
     small: VecDeque<(u32, u64)>,
     main: VecDeque<(u32, u64)>,
@@ -77,7 +75,6 @@ impl Shard {
             room,
             entries: Vec::new(),
             map: FxHashMap::default(),
-            segments: FxHashMap::default(),
             free: Vec::new(),
             small: VecDeque::new(),
             main: VecDeque::new(),
@@ -216,9 +213,6 @@ impl Shard {
         let local = held.slot / SHARDS;
         self.entries[local as usize] = Some(Entry { key, held, reads, seen: 0, parts: None });
         self.map.insert(key, local);
-        let (lines, highest) = self.segments.entry(key.segment()).or_default();
-        *lines += 1;
-        *highest = (*highest).max(key.line);
         let queue = if main { &mut self.main } else { &mut self.small };
         queue.push_back((local, self.turns));
     }
@@ -265,12 +259,6 @@ impl Shard {
         let entry = self.entries[local as usize].take();
         self.memory.gone(entry.and_then(|entry| entry.parts));
         self.free.push(local);
-        if let Some(lines) = self.segments.get_mut(&key.segment()) {
-            lines.0 -= 1;
-            if lines.0 == 0 {
-                self.segments.remove(&key.segment());
-            }
-        }
         // Places of removed lines stay in the queues until they come round; they must not pile up.
         if self.small.len() + self.main.len() > 2 * self.room as usize + 64 {
             let entries = &self.entries;
@@ -284,14 +272,6 @@ impl Shard {
     pub fn remove_if(&mut self, key: &LineKey, turn: u64) -> bool {
         let same = self.map.get(key).is_some_and(|local| is_at(&self.entries, &(*local, turn)));
         same && self.remove(key)
-    }
-
-    pub fn remove_segment(&mut self, segment: SegmentKey) {
-        let Some((_, highest)) = self.segments.get(&segment).copied() else { return };
-        let (image, epoch, number) = segment;
-        for line in 0..=highest {
-            self.remove(&LineKey { image, epoch, number, line });
-        }
     }
 
     pub fn remove_image(&mut self, image: ImageId) {

@@ -116,7 +116,7 @@ fn journal_spool_and_cache_work_on_real_files() {
     let dir = tempfile::tempdir().unwrap();
     let image = ImageId([5; 16]);
     let options = JournalOptions { capacity: 8 << 20, file_size: 1 << 20, ..JournalOptions::default() };
-    let key = LineKey { image, epoch: 1, number: 1, line: 0 };
+    let key = LineKey { image, epoch: 1, number: 1, line: 0, content: 0 };
     let cache_options = CacheOptions { capacity: 64 << 20, ..CacheOptions::default() };
     block_on(async {
         let disk: Arc<dyn Disk> = OsDisk::open(dir.path()).unwrap();

@@ -20,7 +20,7 @@ fn spawn() -> Arc<TaskSpawn> {
 }
 
 fn key(number: u64) -> LineKey {
-    LineKey { image: OWNER, epoch: 1, number, line: 0 }
+    LineKey { image: OWNER, epoch: 1, number, line: 0, content: 0 }
 }
 
 /// Offers so many lines of a few bytes to the cache.
