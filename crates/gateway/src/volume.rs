@@ -20,6 +20,8 @@ use crate::leave::is_fenced;
 use crate::target::Access;
 use crate::view::VolumeView;
 
+/// The product revision level in INQUIRY: four characters hold no more of a version.
+const REVISION: &str = concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"));
 /// The LUN of a volume in its target.
 pub(crate) const LUN: u16 = 0;
 /// Waits between attempts to open a volume whose bucket is away or does not answer.
@@ -170,10 +172,8 @@ impl VolumeTask {
         let request = OpenRequest { image: row.image, recovered, accept_loss };
         // Nothing is put or counts before it is shown: its bucket could move meanwhile, unknown to this one.
         let (image, hold) = Image::open_held(env, request).await.map_err(|e| self.advised(e))?;
-        let unit = LogicalUnit::new(
-            Identity::of_image(row.image, env!("CARGO_PKG_VERSION")),
-            Arc::new(Volume::new(image.clone())),
-        );
+        let unit =
+            LogicalUnit::new(Identity::of_image(row.image, REVISION), Arc::new(Volume::new(image.clone())));
         let unit = match unit.await {
             Ok(unit) => unit,
             Err(e) => {

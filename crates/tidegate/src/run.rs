@@ -249,12 +249,13 @@ async fn bucket(client: &Client, verb: Bucket) -> Result<()> {
 
 /// A path, plain or behind `dir://` or `file://`, means the same to the daemon as it does here.
 pub fn absolute(url: &str) -> Result<String> {
-    let almost = |scheme: &&str| {
-        url.strip_prefix(*scheme).is_some_and(|rest| rest.starts_with(':') && !rest.starts_with("://"))
-    };
-    if let Some(scheme) = ["s3", "oss", "az", "gs", "dir", "file"].iter().find(|scheme| almost(scheme)) {
+    // A scheme that was mistyped must not become a directory.
+    let almost = url.split_once(':').filter(|(word, rest)| {
+        !rest.starts_with("//") && *word != "mem" && word.bytes().all(|b| b.is_ascii_alphanumeric())
+    });
+    if almost.is_some() {
         return Err(Error::invalid(format!(
-            "{url:?} is no URL: write {scheme}://…, or ./{url} if you mean a directory of that name"
+            "{url:?} is no URL: write s3://…, oss://…, az://…, gs://… or dir://…, or ./{url} if you mean a directory of that name"
         )));
     }
     let Some(path) = gateway::directory_of(url).filter(|path| !path.is_empty()) else {

@@ -21,7 +21,7 @@ fn a_relative_path_is_made_whole_before_the_daemon_sees_it() {
 
 #[test]
 fn what_is_almost_a_url_is_no_directory() {
-    for almost in ["s3:/bucket/prefix", "s3:bucket", "dir:/srv/bucket"] {
+    for almost in ["s3:/bucket/prefix", "s3:bucket", "dir:/srv/bucket", "nonsense:abc"] {
         let refused = absolute(almost).unwrap_err().to_string();
         assert!(refused.contains("://") && refused.contains(&format!("./{almost}")), "{refused}");
     }
