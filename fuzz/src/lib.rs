@@ -208,9 +208,10 @@ pub fn journal_batch(data: &[u8]) {
     }
 }
 
-/// Headers of journal files, and the journal's identity.
+/// Headers of journal files, the journal's identity, and the list of its starts.
 pub fn journal_file(data: &[u8]) {
     use local::journal::format::{FILE_HEADER, FileHeader, Identity};
+    use local::journal::starts::Starts;
     drop(FileHeader::decode(data));
     drop(Identity::decode(data));
     let mut bytes = data.to_vec();
@@ -225,4 +226,12 @@ pub fn journal_file(data: &[u8]) {
     }
     checked(b"TGJIDENT", 40, &mut bytes[..4096]);
     drop(Identity::decode(&bytes));
+    checked(b"TGJSTART", 40, &mut bytes);
+    if let Ok(starts) = Starts::decode(&bytes) {
+        assert_eq!(
+            Starts::decode(&starts.encode(FILE_HEADER)).ok(),
+            Some(starts),
+            "what was read can be written"
+        );
+    }
 }

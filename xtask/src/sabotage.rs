@@ -38,6 +38,7 @@ const CACHE: Tests = &["--package", "tidegate-local", "--lib", "cache::"];
 const CHAIN: Tests = &["--package", "tidegate-chain", "--lib"];
 const DAMAGE: Tests = &["--package", "tidegate-image", "--test", "damage"];
 const FORKS: Tests = &["--package", "tidegate-image", "--test", "forks"];
+const COPIES: Tests = &["--package", "tidegate-image", "--test", "copies"];
 const CHANCE: Tests = &["--package", "tidegate-scsi", "--lib", "chance::"];
 const WORLDS: Tests = &["--package", "tidegate-sim", "--test", "worlds"];
 
@@ -99,6 +100,20 @@ const ALL: &[Sabotage] = &[
         line: "recovered.iter().filter(|r| r.epoch >= run_start && r.seq >= next).copied().collect();",
         instead: "recovered.iter().filter(|r| r.epoch <= r.epoch.max(run_start) && r.seq >= next).copied().collect();",
         tests: &[FORKS, WORLDS],
+    },
+    Sabotage {
+        name: "a copy of a cache disk is taken for its original",
+        file: "crates/image/src/park.rs",
+        line: "term.journal == journal.id() && journal.has_started(term.start)",
+        instead: "term.journal == journal.id()",
+        tests: &[COPIES, WORLDS],
+    },
+    Sabotage {
+        name: "records behind the end of their run in the bucket are let go",
+        file: "crates/image/src/account.rs",
+        line: "Place::Until(last, why) if seq > *last => Some(why.clone()),",
+        instead: "Place::Until(last, why) if seq > *last && why.is_empty() => None,",
+        tests: &[COPIES, WORLDS],
     },
     Sabotage {
         name: "a segment counts without a look at the epoch",

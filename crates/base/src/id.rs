@@ -67,6 +67,10 @@ id16!(
     /// A journal: one per cache disk, drawn when the journal is created.
     JournalId
 );
+id16!(
+    /// A start of a journal: drawn each time it is opened, so that a copy of its disk is told from it.
+    StartId
+);
 
 macro_rules! counter {
     ($(#[$doc:meta])* $name:ident) => {

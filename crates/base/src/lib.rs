@@ -14,7 +14,7 @@ mod unit;
 pub use buffer::AlignedBuf;
 pub use entropy::{Entropy, SeededEntropy};
 pub use error::{Error, ErrorKind, Result};
-pub use id::{Epoch, GatewayId, ImageId, JournalId, Number, Seq};
+pub use id::{Epoch, GatewayId, ImageId, JournalId, Number, Seq, StartId};
 pub use task::{BoxFuture, Spawn, Urgency};
 pub use time::{Clock, ManualClock, UnixMillis};
 pub use unit::{ByteSize, SECTOR, Span};

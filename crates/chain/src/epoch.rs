@@ -1,4 +1,4 @@
-use base::{ByteSize, Epoch, GatewayId, ImageId, JournalId, Result, UnixMillis};
+use base::{ByteSize, Epoch, GatewayId, ImageId, JournalId, Result, Seq, StartId, UnixMillis};
 use bytes::Bytes;
 
 use crate::codec::{Reader, Writer};
@@ -29,6 +29,8 @@ pub struct EpochRecord {
     pub gateway: GatewayId,
     /// The journal that holds what is not yet in the bucket.
     pub journal: JournalId,
+    /// Which start of that journal: a copy of its disk has others.
+    pub start: StartId,
     /// When it was taken.
     pub created: UnixMillis,
     /// On what ground.
@@ -39,7 +41,7 @@ pub struct EpochRecord {
     pub owner: String,
 }
 
-const EPOCH_MAGIC: &[u8; 8] = b"TGepoch2";
+const EPOCH_MAGIC: &[u8; 8] = b"TGepoch3";
 const IMAGE_MAGIC: &[u8; 8] = b"TGimage1";
 
 impl EpochRecord {
@@ -50,6 +52,7 @@ impl EpochRecord {
         w.u64(self.epoch.0);
         w.raw(&self.gateway.0);
         w.raw(&self.journal.0);
+        w.raw(&self.start.0);
         w.u64(self.created);
         w.u8(self.continuation as u8);
         w.u64(self.after.0);
@@ -65,6 +68,7 @@ impl EpochRecord {
             epoch: Epoch(r.u64()?),
             gateway: GatewayId(r.array()?),
             journal: JournalId(r.array()?),
+            start: StartId(r.array()?),
             created: r.u64()?,
             continuation: match r.u8()? {
                 1 => Continuation::First,
@@ -139,9 +143,11 @@ pub struct FenceRecord {
     pub image: ImageId,
     /// The fence segment.
     pub position: Position,
+    /// The last client record before it: what the chain had when its owner took over.
+    pub last_seq: Seq,
 }
 
-const FENCE_MAGIC: &[u8; 8] = b"TGfence1";
+const FENCE_MAGIC: &[u8; 8] = b"TGfence2";
 
 impl FenceRecord {
     /// The sealed object.
@@ -149,13 +155,18 @@ impl FenceRecord {
         let mut w = Writer::new(FENCE_MAGIC);
         w.raw(&self.image.0);
         self.position.write(&mut w);
+        w.u64(self.last_seq.0);
         w.seal().0
     }
 
     /// Reads a sealed object. `Corrupt` if it is not exactly one.
     pub fn decode(data: &[u8]) -> Result<FenceRecord> {
         let (mut r, _, len) = Reader::open("a fence object", FENCE_MAGIC, data)?;
-        let record = FenceRecord { image: ImageId(r.array()?), position: Position::read(&mut r)? };
+        let record = FenceRecord {
+            image: ImageId(r.array()?),
+            position: Position::read(&mut r)?,
+            last_seq: Seq(r.u64()?),
+        };
         if len != data.len() {
             return Err(r.corrupt("it goes on behind its digest"));
         }

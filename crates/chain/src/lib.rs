@@ -19,7 +19,7 @@ pub use epoch::{Continuation, EpochRecord, FenceRecord, ImageRecord};
 pub use extent::{ExtentMap, Piece};
 pub use page::{Page, PageRef, Run};
 pub use pin::{Pin, list_pins};
-pub use reader::{Chain, Loaded, load, read_epoch, read_header, terms};
+pub use reader::{Chain, Loaded, load, read_epoch, read_fence, read_header, terms};
 pub use segment::{
     Codec, Extent, ExtentKind, FRAME_BYTES, FRAME_SECTORS, Frame, Header, HeaderDraft, Kind, Placement,
     Position, Sealed, SegmentDraft, StateChange, Target, decode_frame, encode_frame,

@@ -31,7 +31,7 @@ impl Pin {
         let last = loaded.chain.members.last();
         Pin {
             head: loaded.chain.head,
-            last_seq: last.map_or(loaded.checkpoint.last_seq, |h| h.last_seq),
+            last_seq: loaded.last_seq(),
             size: last.map_or(loaded.checkpoint.size, |h| h.size),
             root: loaded.checkpoint.clone(),
             members: loaded.chain.members.iter().map(|h| (h.position.epoch, h.position.number)).collect(),

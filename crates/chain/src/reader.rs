@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use base::{Epoch, Error, ErrorKind, ImageId, Number, Result};
+use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq};
 use bucket::{Bucket, Key};
 use futures_util::{StreamExt, TryStreamExt, stream};
 
@@ -43,6 +43,13 @@ pub struct Loaded {
     pub passed_over: Vec<(Key, String)>,
     /// What follows it.
     pub chain: Chain,
+}
+
+impl Loaded {
+    /// The last client record that the bucket has.
+    pub fn last_seq(&self) -> Seq {
+        self.chain.members.last().map_or(self.checkpoint.last_seq, |h| h.last_seq)
+    }
 }
 
 /// Reads an image's state from the bucket alone, changing nothing.
@@ -115,11 +122,18 @@ async fn newest_epoch(bucket: &dyn Bucket, image: ImageId) -> Result<Epoch> {
 
 async fn newest_fence(bucket: &dyn Bucket, image: ImageId) -> Result<Option<Position>> {
     let newest = bucket.list(&name::fences(image), None, 1).await?;
-    let Some(key) = newest.first().map(|object| &object.key) else { return Ok(None) };
-    let record = FenceRecord::decode(&bucket.get(key, None).await?)
+    let Some(object) = newest.first() else { return Ok(None) };
+    let fence = read_fence(bucket, image, name::parse_epoch(&object.key)?).await?;
+    Ok(Some(fence.position))
+}
+
+/// Reads where the part of a term in the chain begins. `NotFound` if its owner never came to serve; `Corrupt` if the object is damaged.
+pub async fn read_fence(bucket: &dyn Bucket, image: ImageId, epoch: Epoch) -> Result<FenceRecord> {
+    let key = name::fence(image, epoch);
+    let record = FenceRecord::decode(&bucket.get(&key, None).await?)
         .map_err(|e| e.within(format!("{key} at offset 0")))?;
-    if (record.image, record.position.epoch) == (image, name::parse_epoch(key)?) {
-        Ok(Some(record.position))
+    if (record.image, record.position.epoch) == (image, epoch) {
+        Ok(record)
     } else {
         Err(Error::corrupt(format!("{key} holds another fence than its name says")))
     }

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use base::{
     ByteSize, Entropy, Epoch, ErrorKind, GatewayId, ImageId, JournalId, Number, SeededEntropy, Seq, Span,
+    StartId,
 };
 use bucket::{Attributes, Bucket, Memory};
 use bytes::Bytes;
@@ -53,6 +54,7 @@ async fn take(bucket: &Arc<dyn Bucket>, epoch: u64) -> base::Result<Ownership> {
         epoch: Epoch(epoch),
         gateway: GatewayId([epoch as u8; 16]),
         journal: JournalId([epoch as u8; 16]),
+        start: StartId([epoch as u8; 16]),
         created: 1,
         continuation: Continuation::LossAccepted,
         after: Epoch(epoch - 1),
@@ -375,6 +377,7 @@ async fn two_takers_of_one_epoch_one_wins() {
         epoch: Epoch(1),
         gateway: GatewayId([9; 16]),
         journal: JournalId([9; 16]),
+        start: StartId([9; 16]),
         created: 1,
         continuation: Continuation::First,
         after: Epoch(0),

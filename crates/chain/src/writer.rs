@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::codec::check_len;
 use crate::epoch::{EpochRecord, FenceRecord, ImageRecord};
 use crate::name;
-use crate::segment::Sealed;
+use crate::segment::{Header, Sealed};
 
 /// Puts an object that only this caller can mean. If the name is taken, what is there decides: the same bytes are our own
 /// earlier put whose answer was lost, anything else is somebody else's.
@@ -121,7 +121,8 @@ impl Ownership {
     /// Puts the first segment of this owner and what leads readers to it, then checks; on success the image may be served.
     pub async fn put_fence(&self, sealed: &Sealed) -> Result<()> {
         self.put_segment(sealed).await?;
-        let record = FenceRecord { image: self.image, position: sealed.header.position };
+        let Header { position, last_seq, .. } = sealed.header;
+        let record = FenceRecord { image: self.image, position, last_seq };
         self.put_object(&name::fence(self.image, self.epoch), record.encode()).await?;
         self.check().await
     }

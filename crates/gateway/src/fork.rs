@@ -174,7 +174,9 @@ impl Gateway {
             let found = gateway.find_fork(&fork)?;
             gateway.whole(&found).await?;
             let (_, bucket) = gateway.bucket_of(&found).await?;
-            image::discard_fork(&*bucket, &found.disk.spool, found.fork.image, found.fork.epoch).await
+            let disk = &found.disk;
+            image::discard_fork(&*bucket, &disk.journal, &disk.spool, found.fork.image, found.fork.epoch)
+                .await
         })
         .await
     }

@@ -429,8 +429,11 @@ impl Gateway {
         let disks = self.ground.disks.working();
         if wanted.is_none() && disks.len() > 1 {
             let loaded = chain::load(store, image).await?;
-            let last = loaded.last_owner.filter(|_| !loaded.chain.clean).map(|owner| owner.journal);
-            if let Some((name, _)) = disks.into_iter().find(|(_, disk)| Some(disk.journal.id()) == last) {
+            let last = loaded.last_owner.filter(|_| !loaded.chain.clean);
+            let is_lasts = |disk: &crate::disk::CacheDisk| {
+                last.as_ref().is_some_and(|last| image::is_own(&disk.journal, last))
+            };
+            if let Some((name, _)) = disks.into_iter().find(|(_, disk)| is_lasts(disk)) {
                 return Ok(name);
             }
         }

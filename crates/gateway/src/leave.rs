@@ -194,7 +194,7 @@ impl Gateway {
         match chain::load(store, task.image_id()).await {
             Ok(loaded) => Ok(!loaded.chain.clean
                 && loaded.last_owner.is_some_and(|last| {
-                    self.ground.disks.working().iter().all(|(_, disk)| disk.journal.id() != last.journal)
+                    self.ground.disks.working().iter().all(|(_, disk)| !image::is_own(&disk.journal, &last))
                 })),
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Corrupt) => Ok(false),
             Err(e) => Err(e),

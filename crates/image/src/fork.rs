@@ -8,7 +8,7 @@ use chain::{
     Checkpoint, Continuation, EpochRecord, HeaderDraft, ImageRecord, Kind, Ownership, Pin, Position, Row,
     SegmentDraft, name,
 };
-use local::Spool;
+use local::{Journal, Spool};
 
 use crate::dirty::SpooledSegment;
 use crate::env::Env;
@@ -47,8 +47,14 @@ pub fn forks(spool: &Spool, image: ImageId, current: Epoch) -> Vec<Fork> {
 }
 
 /// Gives a fork up for good: the local segments of all its terms, and what the bucket keeps for it alone.
-pub async fn discard_fork(bucket: &dyn Bucket, spool: &Spool, image: ImageId, epoch: Epoch) -> Result<()> {
-    let endings = Endings::of_local(bucket, spool, image, epoch).await?;
+pub async fn discard_fork(
+    bucket: &dyn Bucket,
+    journal: &Journal,
+    spool: &Spool,
+    image: ImageId,
+    epoch: Epoch,
+) -> Result<()> {
+    let endings = Endings::of_local(bucket, journal, spool, image, epoch).await?;
     let ending = endings.of(epoch);
     for file in spool.list(image) {
         let run = |of| of == epoch || (ending.is_some() && endings.of(of) == ending);
@@ -84,7 +90,7 @@ pub async fn open_fork(
 ) -> Result<ImageRecord> {
     let bucket = &*env.bucket;
     let parent = chain::read_image(bucket, parent).await?;
-    let endings = Endings::of_local(bucket, &env.spool, parent.image, epoch).await?;
+    let endings = Endings::of_local(bucket, &env.journal, &env.spool, parent.image, epoch).await?;
     let Some((ending, pin)) = pinned_at(bucket, parent.image, endings.of(epoch)).await? else {
         return Err(Error::new(
             ErrorKind::NotFound,
@@ -102,6 +108,7 @@ pub async fn open_fork(
         epoch: Epoch(1),
         gateway: env.gateway,
         journal: env.journal.id(),
+        start: env.journal.start(),
         created: env.clock.now(),
         continuation: Continuation::First,
         after: Epoch(0),

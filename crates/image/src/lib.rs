@@ -3,6 +3,7 @@
 //!
 //! One loop per image ([`destage`]) owns the chain; connection threads read and append around it through [`layers`].
 
+mod account;
 mod admission;
 mod budget;
 mod checkpoint;
@@ -35,6 +36,7 @@ pub use env::{Env, Event, Events, Options, Severity};
 pub use fork::{Fork, clones_of, discard_fork, forks, open_fork, unpin_clone};
 pub use local::turn;
 pub use open::{OpenRequest, Unclosed, create};
+pub use park::is_own;
 pub use status::{Condition, Status};
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use local::{Committed, Owner, Recovered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::account::{RESTORED, accounted};
 use crate::admission::Pacer;
 use crate::budget::Budget;
 use crate::collect::Collector;
@@ -31,7 +32,7 @@ use crate::fork::epoch_of;
 use crate::layers::Layers;
 use crate::outgoing::read_spooled;
 use crate::pages::Runs;
-use crate::park::{Endings, park};
+use crate::park::{is_own, park};
 use crate::status::{Condition, Progress};
 use crate::table::SegmentTable;
 
@@ -151,8 +152,8 @@ impl Image {
             Err(e) => return Err(refused(&env, &before, &request.recovered, e).await),
         };
         // Who is refused takes no epoch: the next attempt must find what this one found.
-        let (run_start, sure) = (ground.run_start, last_seq(&before));
-        accounted(&env, image, &request.recovered, run_start, sure).await?;
+        let (run_start, sure) = (ground.run_start, before.last_seq());
+        accounted(&env, &before, &request.recovered, run_start).await?;
         let on_disk = local(&env, image, &request.recovered, run_start, sure).await?;
         let own = take_epoch(&env, &before, ground.continuation).await?;
         let loaded = chain::load(&*env.bucket, image).await?;
@@ -164,7 +165,7 @@ impl Image {
         for (key, why) in &loaded.passed_over {
             tracing::warn!("checkpoint {key} was passed over: {why}");
         }
-        let last_seq = last_seq(&loaded);
+        let last_seq = loaded.last_seq();
         let size = loaded.chain.members.last().map_or(loaded.checkpoint.size, |h| h.size);
         let parked = park(&env, image, &request.recovered, run_start, size).await?;
         let local = match last_seq == sure {
@@ -213,9 +214,12 @@ impl Image {
 /// An image that is another gateway's now: what this one's journal has of it is kept as a fork, and its room comes free.
 async fn refused(env: &Env, loaded: &Loaded, recovered: &[Recovered], why: Error) -> Error {
     let image = loaded.record.image;
-    let foreign = loaded.last_owner.as_ref().is_some_and(|last| last.journal != env.journal.id());
+    let foreign = loaded.last_owner.as_ref().is_some_and(|last| !is_own(&env.journal, last));
     if !foreign || (recovered.is_empty() && env.spool.list(image).is_empty()) {
         return why;
+    }
+    if let Err(e) = accounted(env, loaded, recovered, loaded.newest_epoch.next()).await {
+        return e;
     }
     match park(env, image, recovered, loaded.newest_epoch, loaded.checkpoint.size).await {
         Ok(parked) => {
@@ -240,10 +244,6 @@ fn report_parked(env: &Env, image: ImageId, records: usize) {
     }
 }
 
-fn last_seq(loaded: &Loaded) -> Seq {
-    loaded.chain.members.last().map_or(loaded.checkpoint.last_seq, |h| h.last_seq)
-}
-
 async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Result<Ground> {
     let Some(last) = &loaded.last_owner else {
         return Ok(Ground { continuation: Continuation::First, run_start: loaded.newest_epoch.next() });
@@ -251,7 +251,7 @@ async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Resul
     if loaded.chain.clean {
         return Ok(Ground { continuation: Continuation::Clean, run_start: loaded.newest_epoch.next() });
     }
-    if last.journal == env.journal.id() {
+    if is_own(&env.journal, last) {
         let run_start = run_start(env, loaded, last).await?;
         return Ok(Ground { continuation: Continuation::OwnJournal, run_start });
     }
@@ -261,14 +261,18 @@ async fn ground(env: &Env, loaded: &Loaded, accept_loss: Option<Epoch>) -> Resul
             run_start: loaded.newest_epoch.next(),
         });
     }
-    Err(Error::caused(
-        ErrorKind::Denied,
+    let (name, owner) = (&loaded.record.name, &last.owner);
+    let why = if last.journal == env.journal.id() {
         format!(
-            "volume {:?} is open at gateway {:?} or was not closed by it, and its newest writes may be in that gateway's journal",
-            loaded.record.name, last.owner
-        ),
-        Unclosed { epoch: last.epoch },
-    ))
+            "volume {name:?} is open at gateway {owner:?} on a copy of this cache disk or was not closed there, and its newest writes may be \
+             only on that"
+        )
+    } else {
+        format!(
+            "volume {name:?} is open at gateway {owner:?} or was not closed by it, and its newest writes may be in that gateway's journal"
+        )
+    };
+    Err(Error::caused(ErrorKind::Denied, why, Unclosed { epoch: last.epoch }))
 }
 
 /// The first epoch of the unbroken run in which this journal went on.
@@ -286,6 +290,7 @@ async fn take_epoch(env: &Env, loaded: &Loaded, continuation: Continuation) -> R
         epoch: loaded.newest_epoch.next(),
         gateway: env.gateway,
         journal: env.journal.id(),
+        start: env.journal.start(),
         created: env.clock.now(),
         continuation,
         after: loaded.last_owner.as_ref().map_or(Epoch(0), |last| last.epoch),
@@ -325,36 +330,6 @@ async fn put_fence(env: &Env, own: &Ownership, loaded: &Loaded, last_seq: Seq) -
     let fence = SegmentDraft::default().seal(draft);
     own.put_fence(&fence).await?;
     Ok(fence.header.position)
-}
-
-/// Whether the bucket accounts for all that the journal has of former runs. It does not if it says that one of their epochs was another's,
-/// or that such a run ended well and yet the journal has records behind its end: it is not the bucket that these were written for.
-async fn accounted(
-    env: &Env,
-    image: ImageId,
-    recovered: &[Recovered],
-    run_start: Epoch,
-    last_seq: Seq,
-) -> Result<()> {
-    let former = || recovered.iter().filter(|r| r.epoch < run_start);
-    let Some(oldest) = former().map(|r| r.epoch).min() else { return Ok(()) };
-    let endings = Endings::from(&*env.bucket, image, oldest).await?;
-    for record in former() {
-        let (seq, epoch) = (record.seq, record.epoch);
-        let why = match endings.owner(epoch) {
-            Some(owner) if owner.journal != env.journal.id() => {
-                format!("there that epoch was gateway {:?}'s", owner.owner)
-            }
-            _ if seq > last_seq && endings.of(epoch).is_none() => {
-                format!("which ends well with record {last_seq}")
-            }
-            _ => continue,
-        };
-        return Err(Error::corrupt(format!(
-            "image {image}: the local disk has record {seq} of epoch {epoch}, which has no place in the bucket: {why}. {RESTORED}"
-        )));
-    }
-    Ok(())
 }
 
 /// Sorts what the disk holds into what goes on and what a former run left behind, which stays as it is: a fork.
@@ -401,10 +376,6 @@ fn gap(image: ImageId, wanted: Seq, found: Seq) -> Error {
         "image {image}: the local disk should go on with record {wanted} but has {found}; records between them are missing. {RESTORED}"
     ))
 }
-
-/// What to do where bucket and cache disk do not belong together.
-const RESTORED: &str = "If the bucket or this cache disk was restored from an older copy, put the present one back; to give up what only \
-     this disk has, adopt the volume at another gateway";
 
 fn core(
     env: &Env,

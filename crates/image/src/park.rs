@@ -7,7 +7,7 @@ use std::sync::Arc;
 use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq, Span};
 use bucket::Bucket;
 use chain::{Continuation, EpochRecord, HeaderDraft, Kind, Pin, Position, name};
-use local::{RecordKind, Recovered, Spool};
+use local::{Journal, RecordKind, Recovered, Spool};
 
 use crate::core::size_in;
 use crate::dirty::DirtyRecord;
@@ -33,7 +33,7 @@ pub(crate) async fn park(
     let terms = recovered.iter().map(|r| r.epoch).chain(spooled.iter().filter_map(|f| epoch_of(&f.name)));
     let terms: BTreeSet<Epoch> = terms.filter(|epoch| *epoch < run_start).collect();
     let Some(oldest) = terms.first() else { return Ok(0) };
-    let endings = Endings::from(&*env.bucket, image, *oldest).await?;
+    let endings = Endings::from(&*env.bucket, &env.journal, image, *oldest).await?;
     // The last record that the bucket had of each run that may be kept.
     let mut kept: BTreeMap<Ending, Seq> = BTreeMap::new();
     for ending in terms.iter().filter_map(|epoch| endings.of(*epoch)).collect::<BTreeSet<_>>() {
@@ -93,42 +93,69 @@ impl Ending {
     }
 }
 
+/// Whether a term of ownership was that of this very journal, and not of another one or of a copy of its disk.
+pub fn is_own(journal: &Journal, term: &EpochRecord) -> bool {
+    term.journal == journal.id() && journal.has_started(term.start)
+}
+
 /// How the runs of an image's terms ended. A run is what one journal went on with, start after start: one fork.
 #[derive(Debug)]
-pub(crate) struct Endings(Vec<EpochRecord>);
+pub(crate) struct Endings {
+    terms: Vec<EpochRecord>,
+    journal: Journal,
+}
 
 impl Endings {
     /// Reads those of the terms from `from` on.
-    pub async fn from(bucket: &dyn Bucket, image: ImageId, from: Epoch) -> Result<Endings> {
-        match chain::terms(bucket, image, from).await {
-            Ok(terms) => Ok(Endings(terms)),
+    pub async fn from(
+        bucket: &dyn Bucket,
+        journal: &Journal,
+        image: ImageId,
+        from: Epoch,
+    ) -> Result<Endings> {
+        let terms = match chain::terms(bucket, image, from).await {
             // The image is being deleted.
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(Endings(vec![])),
-            Err(e) => Err(e),
-        }
+            Err(e) if e.kind() == ErrorKind::NotFound => vec![],
+            terms => terms?,
+        };
+        Ok(Endings { terms, journal: journal.clone() })
     }
 
     /// Those of `epoch` and of all terms that a disk has local segments of.
     pub async fn of_local(
         bucket: &dyn Bucket,
+        journal: &Journal,
         spool: &Spool,
         image: ImageId,
         epoch: Epoch,
     ) -> Result<Endings> {
         let files = spool.list(image);
         let first = files.iter().filter_map(|file| epoch_of(&file.name)).fold(epoch, Epoch::min);
-        Endings::from(bucket, image, first).await
+        Endings::from(bucket, journal, image, first).await
     }
 
     /// Who had the image in `epoch`, as far as anybody served it then.
     pub fn owner(&self, epoch: Epoch) -> Option<&EpochRecord> {
-        self.0.iter().find(|term| term.epoch == epoch)
+        self.terms.iter().find(|term| term.epoch == epoch)
+    }
+
+    /// The newest term of all.
+    pub fn newest(&self) -> Option<&EpochRecord> {
+        self.terms.last()
+    }
+
+    /// The term that ended the run that `epoch` is in; `None` if that goes on.
+    pub fn ended_by(&self, epoch: Epoch) -> Option<&EpochRecord> {
+        // A copy of this disk goes on with what that has, not with what is here.
+        let copys =
+            |term: &EpochRecord| term.journal == self.journal.id() && !self.journal.has_started(term.start);
+        let mut later = self.terms.iter().filter(|term| term.epoch > epoch);
+        later.find(|term| term.continuation != Continuation::OwnJournal || copys(term))
     }
 
     /// How the run that `epoch` is in ended; `None` if it goes on or nothing was lost.
     pub fn of(&self, epoch: Epoch) -> Option<Ending> {
-        let mut later = self.0.iter().filter(|term| term.epoch > epoch);
-        let ended_by = later.find(|term| term.continuation != Continuation::OwnJournal)?;
+        let ended_by = self.ended_by(epoch)?;
         let lost = ended_by.continuation == Continuation::LossAccepted;
         lost.then_some(Ending { taken_by: ended_by.epoch })
     }

@@ -119,3 +119,93 @@ fn an_older_bucket_that_the_journal_goes_on_from_opens() {
         holds(&running.open(IMAGE, None).await.unwrap(), &left.model).await;
     });
 }
+
+/// The disk of a gateway that was copied while it ran, and the same disk when that gateway is gone: both have acknowledged writes, and
+/// those of the copy are in the bucket.
+struct Copied {
+    bucket: Arc<Memory>,
+    original: SimDisk,
+    copy: SimDisk,
+    /// What the copy's gateway has acknowledged.
+    model: Model,
+}
+
+/// After the copy was made the original's gateway acknowledged `rounds` writes, of which the bucket has `drained`; the copy's acknowledged
+/// `others` behind what the bucket had then, and closed the image if it says so.
+async fn copied(drained: u64, rounds: u64, others: u64, closed: bool) -> Copied {
+    let bucket = Arc::new(Memory::new());
+    image::create(&*bucket, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+    let original = SimDisk::new(1);
+    let (path, faults) = faulty(&bucket, 1);
+    let running = start(&original, path, &Setup::small(), 1).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut model, &image, 0..10).await;
+    image.drain().await.unwrap();
+    let copy = original.fork(2);
+    scribble(&mut model, &image, 10..10 + drained).await;
+    image.drain().await.unwrap();
+    faults.set_outage(Outage::Refusing);
+    scribble(&mut Model(model.0.clone()), &image, 300..300 + rounds).await;
+    running.crash(&original);
+    let running = start(&copy, bucket.clone(), &Setup::small(), 2).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut model, &image, 600..600 + others).await;
+    match closed {
+        true => image.close().await.unwrap(),
+        false => image.drain().await.unwrap(),
+    }
+    running.crash(&copy);
+    Copied { bucket, original, copy, model }
+}
+
+async fn a_copy_went_on(drained: u64, others: u64, closed: bool) {
+    let Copied { bucket, original, copy, model } = copied(drained, 4, others, closed).await;
+    for attempt in 0..3 {
+        let before = bucket.digest();
+        let running = start(&original, bucket.clone(), &Setup::small(), 10 + attempt).await.unwrap();
+        for accept_loss in [None, Some(base::Epoch(2))] {
+            let refused = running.open(IMAGE, accept_loss).await.err().unwrap();
+            assert_eq!(refused.kind(), ErrorKind::Corrupt, "{refused}");
+            assert!(refused.to_string().contains("on a copy of this disk"), "{refused}");
+            assert!(refused.to_string().contains("put the present one back"), "{refused}");
+        }
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert!(bucket.digest() == before, "{attempt}: who is refused leaves the bucket as it was");
+        let kept = running.env.journal.usage_of(IMAGE).records + running.spool.list(IMAGE).len() as u64;
+        assert!(kept > 0, "{attempt}: and its disk");
+        running.crash(&original);
+    }
+    let running = start(&copy, bucket.clone(), &Setup::small(), 20).await.unwrap();
+    holds(&running.open(IMAGE, None).await.unwrap(), &model).await;
+}
+
+#[test]
+fn a_disk_whose_copy_went_on_is_refused() {
+    paused(async {
+        for (drained, others, closed) in [(0, 1, false), (0, 200, false), (20, 3, true), (20, 200, true)] {
+            a_copy_went_on(drained, others, closed).await;
+        }
+    });
+}
+
+/// All that the original acknowledged is in the bucket: it loses nothing, and goes on behind the copy as behind any other gateway.
+#[test]
+fn a_disk_without_a_tail_goes_on_behind_its_copy() {
+    paused(async {
+        let Copied { bucket, original, copy, model } = copied(20, 0, 50, true).await;
+        let running = start(&original, bucket.clone(), &Setup::small(), 10).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        holds(&image, &model).await;
+        running.crash(&original);
+        // Now it is the copy that may not know what the other has.
+        let running = start(&copy, bucket.clone(), &Setup::small(), 20).await.unwrap();
+        let refused = running.open(IMAGE, None).await.err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::Denied, "{refused}");
+        assert!(refused.to_string().contains("on a copy of this cache disk"), "{refused}");
+        let epoch = image::Unclosed::find(&refused).unwrap().epoch;
+        running.crash(&copy);
+        let running = start(&copy, bucket, &Setup::small(), 21).await.unwrap();
+        holds(&running.open(IMAGE, Some(epoch)).await.unwrap(), &model).await;
+    });
+}

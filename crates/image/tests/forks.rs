@@ -117,7 +117,9 @@ async fn story(older: Older) {
     rescued.checkpoint().await.unwrap();
     same(&rescued, &mine).await;
     rescued.close().await.unwrap();
-    image::discard_fork(&*running.env.bucket, &running.spool, IMAGE, Epoch(1)).await.unwrap();
+    image::discard_fork(&*running.env.bucket, &running.env.journal, &running.spool, IMAGE, Epoch(1))
+        .await
+        .unwrap();
     assert_eq!(image::forks(&running.spool, IMAGE, Epoch(u64::MAX)), vec![]);
     let gamma = start(&SimDisk::new(9), store.clone() as Arc<dyn Bucket>, &beta_setup, 5).await.unwrap();
     same(&gamma.open(CLONE, None).await.unwrap(), &mine).await;
@@ -217,7 +219,9 @@ async fn died_before_its_fence(late: bool) {
     assert_eq!(epoch, Epoch(if late { 3 } else { 1 }), "{forks:?}");
     image::open_fork(&running.env, IMAGE, epoch, CLONE, "rescued").await.unwrap();
     same(&running.open(CLONE, None).await.unwrap(), &mine).await;
-    image::discard_fork(&*running.env.bucket, &running.spool, IMAGE, Epoch(3)).await.unwrap();
+    image::discard_fork(&*running.env.bucket, &running.env.journal, &running.spool, IMAGE, Epoch(3))
+        .await
+        .unwrap();
     assert_eq!(image::forks(&running.spool, IMAGE, Epoch(u64::MAX)), vec![]);
     assert_eq!(pins(), 1, "that of the clone: the pin of one who never served is gone");
 }
@@ -254,7 +258,9 @@ async fn given_up(stop: bool) {
     drop(image);
     let forks = |spool: &local::Spool| image::forks(spool, IMAGE, Epoch(u64::MAX)).len();
     assert_eq!(forks(&running.spool), 1);
-    image::discard_fork(&*running.env.bucket, &running.spool, IMAGE, Epoch(1)).await.unwrap();
+    image::discard_fork(&*running.env.bucket, &running.env.journal, &running.spool, IMAGE, Epoch(1))
+        .await
+        .unwrap();
     if stop {
         running.env.journal.close().await.unwrap();
     }

@@ -52,6 +52,13 @@ impl Machine {
         Machine { disk, lives: self.lives, ..Machine::new(self.name, self.seed, store, self.clock.clone()) }
     }
 
+    /// A copy of this machine, with what is durable on its disk, and with chances of its own.
+    pub fn copy(&self, seed: u64, store: Arc<dyn Bucket>) -> Machine {
+        let disk = self.disk.fork(seed);
+        disk.set_cold(20);
+        Machine { disk, ..Machine::new(self.name, seed, store, self.clock.clone()) }
+    }
+
     /// The disk is lost; an empty one takes its place.
     pub fn lose_disk(&mut self, seed: u64) {
         self.disk = new_disk(seed);
@@ -99,10 +106,10 @@ impl Machine {
         let forks = image::forks(&env.spool, image, Epoch(u64::MAX));
         let Some(newest) = forks.last().map(|fork| fork.epoch) else { return Ok(None) };
         image::open_fork(&env, image, newest, clone, "rescued").await?;
-        let spool = env.spool.clone();
+        let (journal, spool) = (env.journal.clone(), env.spool.clone());
         let running = self.open(env, &recovery, events, process, clone, None).await?;
         for fork in forks {
-            image::discard_fork(&*self.path, &spool, image, fork.epoch).await?;
+            image::discard_fork(&*self.path, &journal, &spool, image, fork.epoch).await?;
         }
         Ok(Some(running))
     }

@@ -96,7 +96,7 @@ impl World {
             drop(upset);
             self.machines[owner].faults.clear();
             let stopped = self.stopped(owner, &running).await?;
-            (owner, running) = match self.chance.below(9) {
+            (owner, running) = match self.chance.below(10) {
                 0 => self.lose_disk(owner, running).await?,
                 1 => self.fail_over(owner, running).await?,
                 2 | 3 => self.crash(owner, running).await?,
@@ -104,6 +104,7 @@ impl World {
                 4 => self.take_over(owner, running).await?,
                 5 => self.take_over_from_a_sleeper(owner, running).await?,
                 6 | 7 => self.hand_over(owner, running).await?,
+                8 => self.go_on_with_a_copy(owner, running).await?,
                 _ => (owner, running),
             };
         }
@@ -288,6 +289,84 @@ impl World {
             new = self.crash(other, new).await?.1;
         }
         Ok((other, new))
+    }
+
+    /// The machine is copied while it works, goes on for a while, and falls. The copy takes its place; then the original is tried again.
+    async fn go_on_with_a_copy(
+        &mut self,
+        owner: usize,
+        running: Running,
+    ) -> Result<(usize, Running), String> {
+        self.note("machine copied");
+        let seed = base::Entropy::next_u64(&*self.chance);
+        let copy = self.machines[owner].copy(seed, self.store.clone());
+        let at_copy = self.checker.lock().acknowledged();
+        self.weather(owner);
+        self.work(owner, &running).await?;
+        if self.chance.chance(1, 3) {
+            // Then the bucket has all that the original has; unless its power was cut.
+            self.machines[owner].faults.clear();
+            drop(running.image.drain().await);
+        }
+        self.fall(owner, running);
+        self.store_settles(owner).await;
+        let original = std::mem::replace(&mut self.machines[owner], copy);
+        let running = self.start(owner, None).await.map_err(|e| format!("open on a copy: {e:?}"))?;
+        let acknowledged = self.checker.lock().acknowledged();
+        let mut lost = 0;
+        self.verify(&running.image, |checker, content| {
+            lost = checker.settle_after_loss(content)?;
+            Ok(())
+        })
+        .await
+        .map_err(|e| format!("on a copy: {e}"))?;
+        if acknowledged - lost < at_copy {
+            return Err(format!(
+                "the copy lost some of {at_copy} operations that were acknowledged before it was made"
+            ));
+        }
+        self.lost += lost;
+        self.work(owner, &running).await?;
+        let closed = self.chance.chance(1, 2);
+        match closed {
+            true => running.close().await.map_err(|e| format!("close on a copy: {e:?}"))?,
+            false => self.fall(owner, running),
+        }
+        self.original_comes_back(owner, original, lost, closed).await
+    }
+
+    /// The original of a copied machine starts again. It must not open the image if it has acknowledged what the copy has not, or
+    /// may lack what the copy has. Who may have the image goes on with it.
+    async fn original_comes_back(
+        &mut self,
+        owner: usize,
+        original: Machine,
+        lost: usize,
+        closed: bool,
+    ) -> Result<(usize, Running), String> {
+        let copy = std::mem::replace(&mut self.machines[owner], original);
+        self.machines[owner].faults.clear();
+        match self.start(owner, None).await {
+            Ok(running) if lost == 0 && closed => {
+                self.note("the original goes on behind its copy");
+                self.verify(&running.image, Checker::settle_after_crash).await?;
+                return Ok((owner, running));
+            }
+            Err(e) if e.kind() == ErrorKind::Corrupt && e.to_string().contains("on a copy of this disk") => {
+                self.note("the original is refused for what only it has");
+            }
+            Err(e) if e.kind() == ErrorKind::Denied && lost == 0 && !closed => {
+                self.note("the original is refused for what only its copy has");
+            }
+            Ok(_) => return Err(format!("the original of a copy opened; lost {lost}, closed {closed}")),
+            Err(e) => return Err(format!("the original of a copy; lost {lost}, closed {closed}: {e:?}")),
+        }
+        self.machines[owner] = copy;
+        let running = self.start(owner, None).await.map_err(|e| format!("open on a copy again: {e:?}"))?;
+        self.verify(&running.image, Checker::settle_after_crash)
+            .await
+            .map_err(|e| format!("on a copy again: {e}"))?;
+        Ok((owner, running))
     }
 
     /// The bucket answers the older owner again: it must find out that it lost the image, and stop.

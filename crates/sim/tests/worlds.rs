@@ -31,12 +31,16 @@ const EXPECTED: &[&str] = &[
     "failed sync: journal",
     "garbage collected under a sleeper",
     "hand-over",
+    "machine copied",
     "rot: bucket, refused",
     "rot: bucket, whole",
     "rot: cache, whole",
     "rot: disk, refused",
     "rot: disk, whole",
     "takeover",
+    "the original goes on behind its copy",
+    "the original is refused for what only it has",
+    "the original is refused for what only its copy has",
     "takeover from a sleeper",
 ];
 

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{Epoch, GatewayId, JournalId, SECTOR, SeededEntropy, Span};
+use base::{Epoch, GatewayId, JournalId, SECTOR, SeededEntropy, Span, StartId};
 use bucket::{Bucket, Fault, FaultPlan, Faults, Faulty, Memory};
 use bytes::Bytes;
 use chain::{
@@ -62,6 +62,7 @@ impl World {
             epoch: Epoch(1),
             gateway: GatewayId([1; 16]),
             journal: JournalId([1; 16]),
+            start: StartId([1; 16]),
             created: 1,
             continuation: Continuation::First,
             after: Epoch(0),

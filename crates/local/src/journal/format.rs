@@ -13,7 +13,7 @@ pub const MAX_LIVE: usize = (FILE_HEADER as usize - FIXED) / LIVE_ENTRY;
 /// How many records one batch can hold.
 pub const MAX_RECORDS: usize = 4096;
 
-const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 1;
 const FIXED: usize = 96;
 const LIVE_ENTRY: usize = 24;
 const RECORD: usize = 72;
@@ -110,30 +110,30 @@ pub fn batch_header_len(records: usize) -> u64 {
     ((FIXED + RECORD * records) as u64).next_multiple_of(BLOCK)
 }
 
-fn not_valid(what: &str, why: &str) -> Error {
+pub(super) fn not_valid(what: &str, why: &str) -> Error {
     Error::corrupt(format!("{what} is not valid: {why}"))
 }
 
 /// Little-endian fields out of a slice whose length has been checked.
-struct Fields<'a>(&'a [u8]);
+pub(super) struct Fields<'a>(pub &'a [u8]);
 
 impl Fields<'_> {
-    fn u32(&self, at: usize) -> u32 {
+    pub fn u32(&self, at: usize) -> u32 {
         u32::from_le_bytes(self.0[at..at + 4].try_into().expect("four bytes"))
     }
-    fn u64(&self, at: usize) -> u64 {
+    pub fn u64(&self, at: usize) -> u64 {
         u64::from_le_bytes(self.0[at..at + 8].try_into().expect("eight bytes"))
     }
-    fn id(&self, at: usize) -> [u8; 16] {
+    pub fn id(&self, at: usize) -> [u8; 16] {
         self.0[at..at + 16].try_into().expect("sixteen bytes")
     }
-    fn zero(&self, range: std::ops::Range<usize>) -> bool {
+    pub fn zero(&self, range: std::ops::Range<usize>) -> bool {
         self.0[range].iter().all(|b| *b == 0)
     }
 }
 
 /// Writes fields at their offsets.
-fn put(buf: &mut [u8], at: usize, bytes: &[u8]) {
+pub(super) fn put(buf: &mut [u8], at: usize, bytes: &[u8]) {
     buf[at..at + bytes.len()].copy_from_slice(bytes);
 }
 
@@ -142,13 +142,14 @@ fn crc_without(bytes: &[u8], at: usize) -> u64 {
     base::checksum::crc64_parts([&bytes[..at], &[0; 8], &bytes[at + 8..]])
 }
 
-fn seal(buf: &mut [u8], at: usize) {
+/// Puts the checksum of the whole there.
+pub(super) fn seal(buf: &mut [u8], at: usize) {
     let crc = crc_without(buf, at);
     put(buf, at, &crc.to_le_bytes());
 }
 
 /// Checks magic, checksum and version, in this order, so that only what we wrote can be "of another version".
-fn check(bytes: &[u8], magic: &[u8; 8], crc_at: usize, what: &str) -> Result<()> {
+pub(super) fn check(bytes: &[u8], magic: &[u8; 8], crc_at: usize, what: &str) -> Result<()> {
     if &bytes[..8] != magic {
         return Err(not_valid(what, "the magic is missing"));
     }

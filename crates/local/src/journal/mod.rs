@@ -24,13 +24,14 @@ pub mod format;
 mod record;
 mod recover;
 mod space;
+pub mod starts;
 mod turn;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Spawn, Urgency};
+use base::{Entropy, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Spawn, StartId, Urgency};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, watch};
@@ -44,6 +45,7 @@ pub use record::{
     Recovery, Room,
 };
 use space::Space;
+use starts::Starts;
 pub use turn::turn;
 
 /// How a journal is made and run.
@@ -130,6 +132,7 @@ type Readable = (u32, Arc<dyn DiskFile>);
 /// What the handles, the committer and the preparer share.
 struct Shared {
     id: JournalId,
+    starts: Starts,
     disk: Arc<dyn Disk>,
     options: JournalOptions,
     entropy: Arc<dyn Entropy>,
@@ -216,6 +219,16 @@ impl Journal {
     /// The journal's id.
     pub fn id(&self) -> JournalId {
         self.shared().id
+    }
+
+    /// This start of it. A copy of the disk has the journal's id, too, but each start of it another one of these.
+    pub fn start(&self) -> StartId {
+        self.shared().starts.current()
+    }
+
+    /// Whether it has had that start: one of a copy of its disk, since that was made, is none of its own.
+    pub fn has_started(&self, start: StartId) -> bool {
+        self.shared().starts.ids.contains(&start)
     }
 
     /// Makes `owner` the one who appends for image `id` and is told of it. The journal keeps `owner` alive until

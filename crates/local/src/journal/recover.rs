@@ -12,6 +12,7 @@ use super::book::{Book, Extent};
 use super::commit::{Start, begin_file, make_file};
 use super::format::{BLOCK, BatchHeader, FILE_HEADER, FileHeader, Identity, LiveFile};
 use super::space::{MAX_FILES, Space};
+use super::starts;
 use super::{DIR, JournalOptions, Location, Phase, Recovered, Recovery, Shared, State, slot_name};
 use crate::disk::{Disk, DiskFile};
 
@@ -72,6 +73,7 @@ pub(super) async fn open(
     let options = settle_options(options, identity.file_size)?;
     let found = find_files(&*disk, &identity).await.map_err(failed)?;
     let log = read_log(&found, &identity, &options).await.map_err(failed)?;
+    let starts = starts::begin(&*disk, identity.journal, &*entropy).await.map_err(failed)?;
     let slots = found.iter().map(|f| f.slot).collect();
     let space =
         Space::new(options.file_size, options.max_record, options.capacity, slots, log.listed.clone());
@@ -81,6 +83,7 @@ pub(super) async fn open(
     });
     let shared = Shared {
         id: identity.journal,
+        starts,
         disk,
         options,
         entropy,
@@ -146,6 +149,7 @@ async fn identity(
             let share = options.capacity.div_ceil(MAX_FILES).next_multiple_of(BLOCK);
             let identity =
                 Identity { journal: JournalId::generate(entropy), file_size: options.file_size.max(share) };
+            starts::create(disk, identity.journal).await?;
             let file = disk.create(IDENTITY_NEW, BLOCK).await?;
             file.write_durable(0, &[identity.encode().into_bytes()]).await?;
             disk.rename(IDENTITY_NEW, IDENTITY).await?;

@@ -1,0 +1,153 @@
+//! Whether a bucket and a cache disk belong together: all that the disk has of an image must go on from what the bucket has, be in
+//! it, or be a fork. Else one of the two is an older copy, or somebody went on with a copy, and nothing is served before the right
+//! one is back (C01, C05).
+
+use std::collections::BTreeMap;
+
+use base::{Epoch, Error, ImageId, Result, Seq};
+use chain::{Continuation, EpochRecord, Loaded};
+use local::Recovered;
+
+use crate::env::Env;
+use crate::fork::epoch_of;
+use crate::outgoing::read_spooled;
+use crate::park::{Endings, is_own};
+
+/// What to do where bucket and cache disk do not belong together.
+pub(crate) const RESTORED: &str = "If the bucket or this cache disk was restored from an older copy, put the present one back; to give up what \
+     only this disk has, adopt the volume at another gateway";
+
+/// Where the records of one epoch are, besides on this disk.
+#[derive(Clone)]
+enum Place {
+    /// Nowhere else as far as is known: they go on from what the bucket has, or are a fork.
+    Open,
+    /// In the bucket, up to that one; and what ended it there.
+    Until(Seq, String),
+    /// Those behind that one go on from what the bucket has.
+    From(Seq),
+    /// Nowhere, and the bucket says why.
+    Foreign(String),
+}
+
+impl Place {
+    /// Why it has no room for a record.
+    fn refuses(&self, seq: Seq) -> Option<String> {
+        match self {
+            Place::Until(last, why) if seq > *last => Some(why.clone()),
+            Place::From(last) if seq <= *last => Some(format!("it has other records up to {last}")),
+            Place::Foreign(why) => Some(why.clone()),
+            Place::Open | Place::Until(..) | Place::From(_) => None,
+        }
+    }
+}
+
+/// `Corrupt` if the bucket does not account for all that the disk has of an image. `run_start` is the first epoch of the run that
+/// goes on.
+pub(crate) async fn accounted(
+    env: &Env,
+    loaded: &Loaded,
+    recovered: &[Recovered],
+    run_start: Epoch,
+) -> Result<()> {
+    let image = loaded.record.image;
+    let spooled = env.spool.list(image);
+    let epochs = recovered.iter().map(|r| r.epoch).chain(spooled.iter().filter_map(|f| epoch_of(&f.name)));
+    let Some(oldest) = epochs.min() else { return Ok(()) };
+    let endings = Endings::from(&*env.bucket, &env.journal, image, oldest).await?;
+    if endings.newest().is_none() && loaded.last_owner.as_ref().is_some_and(|last| last.epoch >= oldest) {
+        return Err(Error::corrupt(format!(
+            "image {image}: objects of its epochs since {oldest} are missing in the bucket"
+        )));
+    }
+    let mut account = Account { env, loaded, run_start, endings, places: BTreeMap::new() };
+    for record in recovered {
+        let place = account.place(record.epoch).await?;
+        if let Some(why) = place.refuses(record.seq) {
+            return Err(refused(image, record.epoch, record.seq, &why));
+        }
+    }
+    for file in spooled {
+        let Some(epoch) = epoch_of(&file.name).filter(|epoch| account.is_left_by_a_copy(*epoch)) else {
+            continue;
+        };
+        let place = account.place(epoch).await?;
+        let seq = read_spooled(&env.spool, image, file).await?.header.last_seq;
+        if let Some(why) = place.refuses(seq) {
+            return Err(refused(image, epoch, seq, &why));
+        }
+    }
+    Ok(())
+}
+
+fn refused(image: ImageId, epoch: Epoch, seq: Seq, why: &str) -> Error {
+    Error::corrupt(format!(
+        "image {image}: the local disk has record {seq} of epoch {epoch}, which has no place in the bucket: {why}. {RESTORED}"
+    ))
+}
+
+struct Account<'a> {
+    env: &'a Env,
+    loaded: &'a Loaded,
+    run_start: Epoch,
+    endings: Endings,
+    places: BTreeMap<Epoch, Place>,
+}
+
+impl Account<'_> {
+    async fn place(&mut self, epoch: Epoch) -> Result<Place> {
+        if let Some(place) = self.places.get(&epoch) {
+            return Ok(place.clone());
+        }
+        let place = self.find(epoch).await?;
+        self.places.insert(epoch, place.clone());
+        Ok(place)
+    }
+
+    async fn find(&self, epoch: Epoch) -> Result<Place> {
+        let last_seq = self.loaded.last_seq();
+        let Some(owner) = self.endings.owner(epoch) else {
+            return Ok(match self.endings.newest() {
+                Some(newest) if newest.epoch > epoch => {
+                    Place::Foreign("nobody ever served it there in that epoch".into())
+                }
+                _ => Place::From(last_seq),
+            });
+        };
+        if !is_own(&self.env.journal, owner) {
+            return Ok(Place::Foreign(format!("there that epoch was {}", self.whose(owner))));
+        }
+        let Some(ended_by) = self.endings.ended_by(epoch) else {
+            return Ok(match epoch < self.run_start {
+                true => Place::Until(last_seq, format!("which ends well with record {last_seq}")),
+                false => Place::Open,
+            });
+        };
+        if ended_by.continuation == Continuation::LossAccepted {
+            return Ok(Place::Open);
+        }
+        let fence = chain::read_fence(&*self.env.bucket, self.loaded.record.image, ended_by.epoch).await?;
+        let (who, last) = (self.whose(ended_by), fence.last_seq);
+        Ok(Place::Until(
+            last,
+            format!("epoch {}, which was {who}, went on from record {last}", ended_by.epoch),
+        ))
+    }
+
+    fn whose(&self, term: &EpochRecord) -> String {
+        let owner = &term.owner;
+        if term.journal == self.env.journal.id() && !is_own(&self.env.journal, term) {
+            format!("gateway {owner:?}'s on a copy of this disk")
+        } else {
+            format!("gateway {owner:?}'s")
+        }
+    }
+
+    /// Whether a copy of this disk had that epoch or went on from it. Local segments of other epochs are forks or garbage, whatever
+    /// they hold: none of them is lost.
+    fn is_left_by_a_copy(&self, epoch: Epoch) -> bool {
+        let journal = &self.env.journal;
+        let copys = |term: &EpochRecord| term.journal == journal.id() && !is_own(journal, term);
+        self.endings.owner(epoch).is_some_and(copys) || self.endings.ended_by(epoch).is_some_and(copys)
+    }
+}
