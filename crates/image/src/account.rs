@@ -43,17 +43,17 @@ impl Place {
 }
 
 /// `Corrupt` if the bucket does not account for all that the disk has of an image. `run_start` is the first epoch of the run that
-/// goes on.
+/// goes on. Returns the local segments of former runs that the bucket has.
 pub(crate) async fn accounted(
     env: &Env,
     loaded: &Loaded,
     recovered: &[Recovered],
     run_start: Epoch,
-) -> Result<()> {
+) -> Result<Vec<String>> {
     let image = loaded.record.image;
     let spooled = env.spool.list(image);
     let epochs = recovered.iter().map(|r| r.epoch).chain(spooled.iter().filter_map(|f| epoch_of(&f.name)));
-    let Some(oldest) = epochs.min() else { return Ok(()) };
+    let Some(oldest) = epochs.min() else { return Ok(Vec::new()) };
     let endings = Endings::from(&*env.bucket, &env.journal, image, oldest).await?;
     if endings.newest().is_none() && loaded.last_owner.as_ref().is_some_and(|last| last.epoch >= oldest) {
         return Err(Error::corrupt(format!(
@@ -67,17 +67,32 @@ pub(crate) async fn accounted(
             return Err(refused(image, record.epoch, record.seq, &why));
         }
     }
+    let mut arrived = Vec::new();
     for file in spooled {
-        let Some(epoch) = epoch_of(&file.name).filter(|epoch| account.is_left_by_a_copy(*epoch)) else {
+        let Some(epoch) = epoch_of(&file.name).filter(|epoch| account.is_this_journals(*epoch)) else {
             continue;
         };
         let place = account.place(epoch).await?;
-        let seq = read_spooled(&env.spool, image, file).await?.header.last_seq;
+        if matches!(place, Place::Open) {
+            continue;
+        }
+        let name = file.name.clone();
+        let seq = match read_spooled(&env.spool, image, file).await {
+            Ok(segment) => segment.header.last_seq,
+            Err(e) => {
+                // It stays where it is, and is listed with the forks.
+                tracing::warn!(
+                    "whether the bucket has local segment {name} of image {image} cannot be told: {e}"
+                );
+                continue;
+            }
+        };
         if let Some(why) = place.refuses(seq) {
             return Err(refused(image, epoch, seq, &why));
         }
+        arrived.push(name);
     }
-    Ok(())
+    Ok(arrived)
 }
 
 fn refused(image: ImageId, epoch: Epoch, seq: Seq, why: &str) -> Error {
@@ -143,11 +158,9 @@ impl Account<'_> {
         }
     }
 
-    /// Whether a copy of this disk had that epoch or went on from it. Local segments of other epochs are forks or garbage, whatever
-    /// they hold: none of them is lost.
-    fn is_left_by_a_copy(&self, epoch: Epoch) -> bool {
-        let journal = &self.env.journal;
-        let copys = |term: &EpochRecord| term.journal == journal.id() && !is_own(journal, term);
-        self.endings.owner(epoch).is_some_and(copys) || self.endings.ended_by(epoch).is_some_and(copys)
+    /// Whether that epoch was this journal's, or a copy's. What others left on this disk, as the journal before it, is listed with the
+    /// forks.
+    fn is_this_journals(&self, epoch: Epoch) -> bool {
+        self.endings.owner(epoch).is_some_and(|owner| owner.journal == self.env.journal.id())
     }
 }

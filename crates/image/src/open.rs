@@ -153,7 +153,7 @@ impl Image {
         };
         // Who is refused takes no epoch: the next attempt must find what this one found.
         let (run_start, sure) = (ground.run_start, before.last_seq());
-        accounted(&env, &before, &request.recovered, run_start).await?;
+        let arrived = accounted(&env, &before, &request.recovered, run_start).await?;
         let on_disk = local(&env, image, &request.recovered, run_start, sure).await?;
         let own = take_epoch(&env, &before, ground.continuation).await?;
         let loaded = chain::load(&*env.bucket, image).await?;
@@ -196,7 +196,7 @@ impl Image {
             spent: Spent {
                 upto: local.inherited.back().map_or(last_seq, |s| s.header.last_seq),
                 abandoned: Epoch(run_start.0.saturating_sub(1)),
-                segments: local.arrived.clone(),
+                segments: arrived.into_iter().chain(local.arrived.iter().cloned()).collect(),
             },
             own,
         };
@@ -218,10 +218,18 @@ async fn refused(env: &Env, loaded: &Loaded, recovered: &[Recovered], why: Error
     if !foreign || (recovered.is_empty() && env.spool.list(image).is_empty()) {
         return why;
     }
-    if let Err(e) = accounted(env, loaded, recovered, loaded.newest_epoch.next()).await {
-        return e;
-    }
-    match park(env, image, recovered, loaded.newest_epoch, loaded.checkpoint.size).await {
+    let arrived = match accounted(env, loaded, recovered, loaded.newest_epoch.next()).await {
+        Ok(arrived) => arrived,
+        Err(e) => return e,
+    };
+    let parked = async {
+        let parked = park(env, image, recovered, loaded.newest_epoch, loaded.checkpoint.size).await?;
+        for name in arrived {
+            env.spool.remove(image, &name).await?;
+        }
+        Ok::<_, Error>(parked)
+    };
+    match parked.await {
         Ok(parked) => {
             env.journal.release_owner(image);
             report_parked(env, image, parked);

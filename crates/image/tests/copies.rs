@@ -209,3 +209,48 @@ fn a_disk_without_a_tail_goes_on_behind_its_copy() {
         holds(&running.open(IMAGE, Some(epoch)).await.unwrap(), &model).await;
     });
 }
+
+/// A local segment that was not removed in time, though the bucket has it, and the image was closed: it is no fork when another gateway has the
+/// image since, and none when this one opens it again.
+#[test]
+fn local_segments_that_the_bucket_has_are_no_forks() {
+    paused(async {
+        let bucket = Arc::new(Memory::new());
+        image::create(&*bucket, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        let disk = SimDisk::new(1);
+        let (path, faults) = faulty(&bucket, 1);
+        let running = start(&disk, path, &Setup::small(), 1).await.unwrap();
+        let image = running.open(IMAGE, None).await.unwrap();
+        faults.set_outage(Outage::Refusing);
+        scribble(&mut model, &image, 0..40).await;
+        let kept: Vec<_> = disk.names().into_iter().filter(|name| name.starts_with("spool/")).collect();
+        let kept: Vec<_> = kept.into_iter().map(|name| (disk.contents(&name).unwrap(), name)).collect();
+        assert!(!kept.is_empty() && kept.iter().all(|(bytes, _)| !bytes.is_empty()));
+        faults.clear();
+        image.close().await.unwrap();
+        running.crash(&disk);
+        for (bytes, name) in kept {
+            let file = disk.mount().create(&name, bytes.len() as u64).await.unwrap();
+            file.write_durable(0, &[bytes.into()]).await.unwrap();
+        }
+        let setup = Setup { name: "beta", ..Setup::small() };
+        let other = start(&SimDisk::new(2), bucket.clone(), &setup, 2).await.unwrap();
+        let theirs = other.open(IMAGE, None).await.unwrap();
+        let again = disk.fork(3);
+        for (disk, opens) in [(disk, false), (again, true)] {
+            if opens {
+                theirs.close().await.unwrap();
+            }
+            let running = start(&disk, bucket.clone(), &Setup::small(), 3).await.unwrap();
+            assert!(!image::forks(&running.spool, IMAGE, base::Epoch(9)).is_empty());
+            let opened = running.open(IMAGE, None).await;
+            assert_eq!(opened.is_ok(), opens, "{:?}", opened.err());
+            if let Ok(image) = &opened {
+                holds(image, &model).await;
+            }
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(image::forks(&running.spool, IMAGE, base::Epoch(9)), [], "{opens}");
+        }
+    });
+}
