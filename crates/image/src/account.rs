@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 
-use base::{Epoch, Error, ImageId, Result, Seq};
-use chain::{Continuation, EpochRecord, Loaded};
+use base::{Epoch, Error, ErrorKind, ImageId, Result, Seq};
+use chain::{Continuation, EpochRecord, Header, Loaded};
 use local::Recovered;
 
 use crate::env::Env;
@@ -20,12 +20,10 @@ pub(crate) const RESTORED: &str = "If the bucket or this cache disk was restored
 /// Where the records of one epoch are, besides on this disk.
 #[derive(Clone)]
 enum Place {
-    /// Nowhere else as far as is known: they go on from what the bucket has, or are a fork.
+    /// Nowhere else as far as is known: they are of the run that goes on, or are a fork.
     Open,
     /// In the bucket, up to that one; and what ended it there.
     Until(Seq, String),
-    /// Those behind that one go on from what the bucket has.
-    From(Seq),
     /// Nowhere, and the bucket says why.
     Foreign(String),
 }
@@ -35,9 +33,8 @@ impl Place {
     fn refuses(&self, seq: Seq) -> Option<String> {
         match self {
             Place::Until(last, why) if seq > *last => Some(why.clone()),
-            Place::From(last) if seq <= *last => Some(format!("it has other records up to {last}")),
             Place::Foreign(why) => Some(why.clone()),
-            Place::Open | Place::Until(..) | Place::From(_) => None,
+            Place::Open | Place::Until(..) => None,
         }
     }
 }
@@ -63,7 +60,7 @@ pub(crate) async fn accounted(
     let mut account = Account { env, loaded, run_start, endings, places: BTreeMap::new() };
     for record in recovered {
         let place = account.place(record.epoch).await?;
-        if let Some(why) = place.refuses(record.seq) {
+        if let Some(why) = place.refuses(record.seq).or(account.other_start(record)) {
             return Err(refused(image, record.epoch, record.seq, &why));
         }
     }
@@ -77,8 +74,8 @@ pub(crate) async fn accounted(
             continue;
         }
         let name = file.name.clone();
-        let seq = match read_spooled(&env.spool, image, file).await {
-            Ok(segment) => segment.header.last_seq,
+        let header = match read_spooled(&env.spool, image, file).await {
+            Ok(segment) => segment.header,
             Err(e) => {
                 // It stays where it is, and is listed with the forks.
                 tracing::warn!(
@@ -87,8 +84,12 @@ pub(crate) async fn accounted(
                 continue;
             }
         };
-        if let Some(why) = place.refuses(seq) {
-            return Err(refused(image, epoch, seq, &why));
+        let why = match place.refuses(header.last_seq) {
+            None => account.other_segment(&header).await?,
+            why => why,
+        };
+        if let Some(why) = why {
+            return Err(refused(image, epoch, header.last_seq, &why));
         }
         arrived.push(name);
     }
@@ -122,12 +123,9 @@ impl Account<'_> {
     async fn find(&self, epoch: Epoch) -> Result<Place> {
         let last_seq = self.loaded.last_seq();
         let Some(owner) = self.endings.owner(epoch) else {
-            return Ok(match self.endings.newest() {
-                Some(newest) if newest.epoch > epoch => {
-                    Place::Foreign("nobody ever served it there in that epoch".into())
-                }
-                _ => Place::From(last_seq),
-            });
+            // Its fence was in the bucket before the first of its records was acknowledged. That the journal could go on from what there is
+            // now would hold only until the next opening took the same epoch again.
+            return Ok(Place::Foreign("nobody ever served it there in that epoch".into()));
         };
         if !is_own(&self.env.journal, owner) {
             return Ok(Place::Foreign(format!("there that epoch was {}", self.whose(owner))));
@@ -147,6 +145,25 @@ impl Account<'_> {
             last,
             format!("epoch {}, which was {who}, went on from record {last}", ended_by.epoch),
         ))
+    }
+
+    // One number can be two epochs: one in this bucket, and one in an older copy of it that served for a while.
+
+    /// Whether the record's epoch was not that in the bucket.
+    fn other_start(&self, record: &Recovered) -> Option<String> {
+        let owner = self.endings.owner(record.epoch)?;
+        (owner.start != record.start).then(|| "there that epoch was another start of this gateway".into())
+    }
+
+    /// Whether the bucket has another segment in the place of this local one; a segment that it has no more it did not miss.
+    async fn other_segment(&self, header: &Header) -> Result<Option<String>> {
+        let (image, position) = (header.image, header.position);
+        match chain::read_header(&*self.env.bucket, image, position.epoch, position.number).await {
+            Ok(there) if there.position == position => Ok(None),
+            Ok(_) => Ok(Some(format!("there segment {} of that epoch is another one", position.number))),
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     fn whose(&self, term: &EpochRecord) -> String {

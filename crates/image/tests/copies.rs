@@ -83,7 +83,7 @@ fn an_older_bucket_is_refused_at_every_start() {
     paused(async {
         let left = left(200).await;
         let bucket = left.older.clone();
-        is_refused(&left, &bucket, "records between them are missing").await;
+        is_refused(&left, &bucket, "nobody ever served it there in that epoch").await;
     });
 }
 
@@ -110,14 +110,83 @@ fn a_copy_in_which_another_gateway_wrote_more_is_refused() {
     paused(continued(400, "gateway \"beta\"'s"));
 }
 
-/// An older bucket whose rest is still in the journal, all of it, is as good as the right one.
+/// Also if the journal has all that it lacks: it could go on from there, but only as long as no opening stops on the way.
 #[test]
-fn an_older_bucket_that_the_journal_goes_on_from_opens() {
+fn an_older_bucket_that_the_journal_could_go_on_from_is_refused() {
     paused(async {
         let left = left(0).await;
-        let running = start(&left.disk, left.older.clone(), &Setup::small(), 2).await.unwrap();
-        holds(&running.open(IMAGE, None).await.unwrap(), &left.model).await;
+        let bucket = left.older.clone();
+        is_refused(&left, &bucket, "nobody ever served it there in that epoch").await;
     });
+}
+
+/// An image all of which is in its bucket is opened in an older copy of that: what the journal shows of the time after, all of it released,
+/// does not make the journal unreadable.
+#[test]
+fn a_rolled_back_image_leaves_a_journal_that_opens() {
+    paused(async {
+        let right = Arc::new(Memory::new());
+        image::create(&*right, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let disk = SimDisk::new(1);
+        let running = start(&disk, right.clone(), &Setup::small(), 1).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        let image = running.open(IMAGE, None).await.unwrap();
+        scribble(&mut model, &image, 0..2).await;
+        image.close().await.unwrap();
+        let older = Arc::new(right.fork());
+        let image = running.open(IMAGE, None).await.unwrap();
+        scribble(&mut Model(model.0.clone()), &image, 2..4).await;
+        image.close().await.unwrap();
+        let image = running.open_on(older.clone(), IMAGE, None).await.unwrap();
+        scribble(&mut model, &image, 10..11).await;
+        running.crash(&disk);
+        let running = start(&disk, older, &Setup::small(), 2).await.unwrap();
+        holds(&running.open(IMAGE, None).await.unwrap(), &model).await;
+    });
+}
+
+/// One epoch number in the bucket and in an older copy of it: the gateway served from the copy for a while, and what it acknowledged there, in
+/// the journal (`rounds` few) or in local segments, is not in the bucket, though that has as many records of an epoch of that number.
+async fn served_twice(rounds: u64, words: &str) {
+    const OTHER: ImageId = ImageId([0x52; 16]);
+    let right = Arc::new(Memory::new());
+    for image in [IMAGE, OTHER] {
+        image::create(&*right, 0, image, "vol", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+    }
+    let disk = SimDisk::new(1);
+    let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+    let running = start(&disk, right.clone(), &Setup::small(), 1).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut model, &image, 0..2).await;
+    image.close().await.unwrap();
+    let older = Arc::new(right.fork());
+    let image = running.open(IMAGE, None).await.unwrap();
+    scribble(&mut Model(model.0.clone()), &image, 2..200).await;
+    image.close().await.unwrap();
+    // The journal shows nothing of that when these have written over it.
+    let other = running.open(OTHER, None).await.unwrap();
+    scribble(&mut Model(model.0.clone()), &other, 0..300).await;
+    other.close().await.unwrap();
+    running.crash(&disk);
+
+    let (path, faults) = faulty(&older, 1);
+    let running = start(&disk, path, &Setup::small(), 2).await.unwrap();
+    let image = running.open(IMAGE, None).await.unwrap();
+    faults.set_outage(Outage::Refusing);
+    scribble(&mut model, &image, 600..600 + rounds).await;
+    running.crash(&disk);
+
+    is_refused(&Left { older: right.clone(), right: older, disk, model }, &right, words).await;
+}
+
+#[test]
+fn records_of_another_history_are_not_taken_for_uploaded() {
+    paused(served_twice(3, "another start of this gateway"));
+}
+
+#[test]
+fn local_segments_of_another_history_are_not_taken_for_uploaded() {
+    paused(served_twice(40, "another"));
 }
 
 /// The disk of a gateway that was copied while it ran, and the same disk when that gateway is gone: both have acknowledged writes, and

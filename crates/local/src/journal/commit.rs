@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use base::{AlignedBuf, Error, ErrorKind, ImageId, Result};
+use base::{AlignedBuf, Error, ErrorKind, ImageId, Result, StartId};
 use bytes::Bytes;
 use tokio::sync::MutexGuard;
 use tokio::time::{Instant, timeout_at};
@@ -446,6 +446,7 @@ pub(super) async fn begin_file(shared: &Shared, slot: u32, generation: u64, numb
         slot,
         first_batch: number,
         file_size: shared.options.file_size,
+        start: shared.starts.current(),
         live,
     };
     let written = file.write_durable(0, &[header.encode().into_bytes()]).await;
@@ -641,6 +642,7 @@ pub(super) async fn make_file(shared: &Shared, slot: u32) -> Result<Arc<dyn Disk
         slot,
         first_batch: 0,
         file_size: size,
+        start: StartId([0; 16]),
         live: Vec::new(),
     };
     debug_assert!(size > FILE_HEADER);

@@ -1,6 +1,6 @@
 //! Byte layouts: see `docs/formats/journal.md`. Every decoder here takes any bytes.
 
-use base::{AlignedBuf, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Span};
+use base::{AlignedBuf, Epoch, Error, ErrorKind, ImageId, JournalId, Result, Seq, Span, StartId};
 
 use super::RecordKind;
 
@@ -59,6 +59,8 @@ pub struct FileHeader {
     pub first_batch: u64,
     /// Its length, in bytes.
     pub file_size: u64,
+    /// The start of the journal that writes it; zero if it was never used.
+    pub start: StartId,
     /// The older files still needed, by ascending generation.
     pub live: Vec<LiveFile>,
 }
@@ -204,6 +206,7 @@ impl FileHeader {
         put(&mut b, 48, &self.slot.to_le_bytes());
         put(&mut b, 56, &self.first_batch.to_le_bytes());
         put(&mut b, 64, &self.file_size.to_le_bytes());
+        put(&mut b, 80, &self.start.0);
         for (i, live) in self.live.iter().enumerate() {
             let at = FIXED + i * LIVE_ENTRY;
             put(&mut b, at, &live.generation.to_le_bytes());
@@ -235,6 +238,7 @@ impl FileHeader {
             slot: f.u32(48),
             first_batch: f.u64(56),
             file_size: f.u64(64),
+            start: StartId(f.id(80)),
             live: (0..entries).map(live).collect(),
         };
         let ascending = header.live.windows(2).all(|w| w[0].generation < w[1].generation);

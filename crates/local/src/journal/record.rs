@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{Epoch, Error, ImageId, JournalId, Result, Seq, Span};
+use base::{Epoch, Error, ImageId, JournalId, Result, Seq, Span, StartId};
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -144,6 +144,8 @@ pub struct Recovered {
     pub location: Location,
     /// The payload's length in bytes.
     pub payload_len: u32,
+    /// The start of the journal that wrote it: the one that took the owner's term.
+    pub start: StartId,
 }
 
 /// What recovery found.

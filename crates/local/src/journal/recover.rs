@@ -294,7 +294,7 @@ impl Log {
             let Some(batch) = batch else { return Err(scan.rotten(at)) };
             at += u64::from(batch.len);
             number = batch.number + 1;
-            self.enter(scan.found.slot, &batch, at)?;
+            self.enter(header, &batch, at)?;
         }
         Ok(())
     }
@@ -306,7 +306,7 @@ impl Log {
         while let Some(batch) = scan.batch(header, at, self.number).await? {
             at += u64::from(batch.len);
             self.number = batch.number + 1;
-            self.enter(scan.found.slot, &batch, at)?;
+            self.enter(header, &batch, at)?;
         }
         self.torn_bytes =
             scan.header_at(at).await?.filter(|b| scan.is_of(b, header, at)).map_or(0, |b| b.len.into());
@@ -316,9 +316,9 @@ impl Log {
         Ok(at > FILE_HEADER)
     }
 
-    fn enter(&mut self, slot: u32, batch: &BatchHeader, end: u64) -> Result<()> {
-        let generation = batch.generation;
-        self.files.insert(generation, LiveFile { generation, slot, end });
+    fn enter(&mut self, file: &FileHeader, batch: &BatchHeader, end: u64) -> Result<()> {
+        let generation = file.generation;
+        self.files.insert(generation, LiveFile { generation, slot: file.slot, end });
         for r in &batch.records {
             let log = self.owners.entry(r.owner).or_default();
             let record = Recovered {
@@ -333,6 +333,7 @@ impl Log {
                     crc64: r.crc64,
                 },
                 payload_len: r.payload_len,
+                start: file.start,
             };
             if log.has_gap_before(&record, &self.files)? {
                 *log = OwnerLog::default();
@@ -353,15 +354,20 @@ impl Log {
 }
 
 impl OwnerLog {
-    /// Whether records are missing before this one because their file, released, was used again. Any other gap is an error.
+    /// Whether nothing before this one is needed any more: records between them were in a file that was used again, or the owner
+    /// began anew behind an earlier place (its image was opened in an older copy of its bucket), which the books allow only when all that there was
+    /// is released. Any other gap is an error.
     fn has_gap_before(&self, next: &Recovered, files: &BTreeMap<u64, LiveFile>) -> Result<bool> {
         let Some(last) = self.records.last() else { return Ok(false) };
         if next.epoch > last.epoch || (next.epoch == last.epoch && next.seq == last.seq.next()) {
             return Ok(false);
         }
+        if next.epoch < last.epoch || next.seq <= last.seq {
+            return Ok(true);
+        }
         let (from, to) = (last.location.file, next.location.file);
         let reused = from < to && (files.range(from..=to).count() as u64) < to - from + 1;
-        if next.epoch == last.epoch && next.seq > last.seq && reused {
+        if reused {
             return Ok(true);
         }
         Err(Error::corrupt(format!(

@@ -1,4 +1,4 @@
-use base::{Entropy, SeededEntropy};
+use base::{Entropy, SeededEntropy, StartId};
 use proptest::prelude::*;
 
 use super::*;
@@ -49,6 +49,7 @@ fn headers_survive_encoding() {
         slot: 3,
         first_batch: 9,
         file_size: 64 << 20,
+        start: StartId::generate(&entropy),
         live: (0..MAX_LIVE as u32)
             .map(|i| LiveFile { generation: 1 + u64::from(i), slot: i, end: 4096 })
             .collect(),
@@ -118,7 +119,7 @@ proptest! {
             }
         }
         let header = FileHeader { journal: JournalId([1; 16]), generation: 9, salt: 1, slot: 0, first_batch: 1, file_size: 1 << 20,
-            live: vec![LiveFile { generation: 3, slot: 1, end: 4096 }] };
+            start: StartId([2; 16]), live: vec![LiveFile { generation: 3, slot: 1, end: 4096 }] };
         let mut file = header.encode().to_vec();
         file[12..12 + 60].copy_from_slice(&bytes[..60]);
         seal(&mut file, FILE_CRC);
