@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::io::IoSlice;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use base::{BoxFuture, Result};
@@ -63,11 +64,12 @@ impl Errands {
     }
 }
 
-/// Serves a connection until it has ended and all its commands have. Returns why this side ended it, if it did.
+/// Serves a connection until it has ended and all its commands have; `heard` says that something came. Returns why this side ended it, if it did.
 pub(crate) async fn drive(
     mut connection: Connection,
     socket: TcpStream,
     origin: Instant,
+    heard: &AtomicBool,
     stopped: impl Future<Output = ()>,
 ) -> Option<&'static str> {
     let mut socket = Some(socket);
@@ -82,6 +84,9 @@ pub(crate) async fn drive(
             let now = Instant::now().duration_since(origin);
             connection.handle_notices();
             let read = receive(&mut connection, &mut socket, now, cx);
+            if read {
+                heard.store(true, Ordering::Relaxed);
+            }
             // Until nothing ends and nothing begins: a command that ends at once is answered in this round.
             loop {
                 let mut moved = errands.poll(&mut connection, cx);

@@ -3,7 +3,7 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpStream};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::driver::drive;
+use crate::patience::Patience;
 
 /// How a portal serves.
 #[derive(Debug, Clone)]
@@ -229,10 +230,17 @@ async fn serve(
 ) {
     let mut connections = FuturesUnordered::new();
     let mut open = true;
+    let mut patience = Patience::new(Instant::now());
+    // On a single processor whoever is waited for could not run.
+    let waits = std::thread::available_parallelism().is_ok_and(|n| n.get() > 1);
+    let heard = Arc::new(AtomicBool::new(false));
     poll_fn(|cx| {
+        let began = Instant::now();
         while let Poll::Ready(accepted) = sockets.poll_recv(cx) {
             match accepted {
-                Some(accepted) => connections.push(attend(accepted, shared.clone(), stop.clone())),
+                Some(accepted) => {
+                    connections.push(attend(accepted, shared.clone(), stop.clone(), heard.clone()))
+                }
                 None => {
                     open = false;
                     break;
@@ -241,16 +249,29 @@ async fn serve(
         }
         let alone = connections.len() == 1;
         image::turn(alone, || while let Poll::Ready(Some(())) = connections.poll_next_unpin(cx) {});
-        match open || !connections.is_empty() {
-            true => Poll::Pending,
-            false => Poll::Ready(()),
+        if !open && connections.is_empty() {
+            return Poll::Ready(());
         }
+        let now = Instant::now();
+        if heard.swap(false, Ordering::Relaxed) {
+            patience.worked(began, now);
+        }
+        if waits && patience.lasts(now) {
+            std::thread::yield_now();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     })
     .await;
 }
 
 /// One connection, from accepted to gone. A panic ends this connection and no other, unless the process has it end everything.
-async fn attend(accepted: Accepted, shared: Arc<Shared>, mut stop: watch::Receiver<Stop>) {
+async fn attend(
+    accepted: Accepted,
+    shared: Arc<Shared>,
+    mut stop: watch::Receiver<Stop>,
+    heard: Arc<AtomicBool>,
+) {
     let Accepted { socket, peer, seat } = accepted;
     let prepared = socket.set_nodelay(true).and_then(|()| socket.local_addr()).and_then(|local| {
         let socket = tokio::net::TcpStream::from_std(socket)?;
@@ -266,7 +287,7 @@ async fn attend(accepted: Accepted, shared: Arc<Shared>, mut stop: watch::Receiv
         // An error means that the portal was dropped, which is a stop too.
         let _ = stop.wait_for(|stop| *stop >= Stop::Serving).await;
     };
-    match AssertUnwindSafe(drive(connection, socket, shared.origin, stopped)).catch_unwind().await {
+    match AssertUnwindSafe(drive(connection, socket, shared.origin, &heard, stopped)).catch_unwind().await {
         Ok(Some(reason)) => tracing::info!("closed the connection of {peer}: {reason}"),
         Ok(None) => tracing::debug!("{peer} has left"),
         Err(_) => tracing::error!(

@@ -5,6 +5,7 @@
 
 mod driver;
 mod iscsi;
+mod patience;
 mod volume;
 
 pub use iscsi::{Options, Portal};
