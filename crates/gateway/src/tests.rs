@@ -89,10 +89,18 @@ async fn prepare(config: Config) -> base::Result<Arc<Gateway>> {
     for _ in 0..100 {
         match Gateway::prepare(config.clone(), seams.clone()).await {
             Err(e) if e.kind() == ErrorKind::Busy => tokio::time::sleep(Duration::from_millis(100)).await,
+            Ok(gateway) if gateway.view().disks.iter().any(is_held) => {
+                gateway.stop(|_| ()).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
             started => return started,
         }
     }
     panic!("the directory of {} did not come free", config.name);
+}
+
+fn is_held(disk: &crate::view::DiskView) -> bool {
+    disk.trouble.as_ref().is_some_and(|why| why.contains("in use by another process"))
 }
 
 fn wanted(name: &str, size: ByteSize) -> CreateVolume {
