@@ -67,7 +67,7 @@ pub struct DiskConfig {
     pub name: String,
     /// The directory.
     pub path: PathBuf,
-    /// The most the journal may take.
+    /// What the journal may hold. On the disk it can be three files more (of a sixteenth of this, at least 8 and at most 64 MiB).
     #[serde(default = "default_journal", deserialize_with = "size")]
     pub journal: ByteSize,
     /// The most that clean cache may take.

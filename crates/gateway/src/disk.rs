@@ -54,7 +54,7 @@ async fn open_rest(
     seams: &Seams,
     disk: Arc<dyn Disk>,
 ) -> Result<(Journal, Recovery, Arc<Spool>)> {
-    let options = JournalOptions { capacity: config.journal.0, ..JournalOptions::default() };
+    let options = JournalOptions::of(config.journal.0);
     let spool = Arc::new(Spool::open(disk.clone()).await?);
     let (journal, recovery) =
         Journal::open(disk, options, seams.spawn.clone(), seams.entropy.clone()).await?;

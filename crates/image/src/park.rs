@@ -42,7 +42,10 @@ pub(crate) async fn park(
         }
     }
     let ended = |epoch: Epoch| {
-        let ending = endings.of(epoch).filter(|_| epoch < run_start)?;
+        if epoch >= run_start {
+            return None;
+        }
+        let ending = endings.of(epoch)?;
         kept.get(&ending).map(|kept| (ending, *kept))
     };
     let mut covered: BTreeMap<Ending, Vec<(Seq, Seq)>> = BTreeMap::new();

@@ -183,18 +183,19 @@ impl Committer {
     /// Writes everything that is queued, and the mark if it is time for it.
     async fn work_off(&mut self, shared: &Shared) -> Result<Rest> {
         loop {
-            let (work, closing) = {
+            let (work, closing, cluttered) = {
                 let mut state = shared.state.lock();
                 // Another thread's write failed: not even a mark may be written behind it.
                 if let Phase::Poisoned(_) = state.phase {
                     return Ok(Rest::End);
                 }
                 let work = (!state.queue.is_empty()).then(|| self.take(shared, &mut state));
-                (work, !matches!(state.phase, Phase::Open))
+                (work, !matches!(state.phase, Phase::Open), state.space.is_cluttered())
             };
             match work {
                 Some(Work::Batch(batch)) => self.write_batch(shared, batch).await?,
                 Some(Work::NewFile) => self.begin_file(shared).await?,
+                None if cluttered => self.begin_file(shared).await?,
                 None if self.mark_due.is_some_and(|due| closing || due <= Instant::now()) => {
                     self.write_mark(shared).await?;
                 }
@@ -578,6 +579,7 @@ pub(super) async fn prepare_files(shared: Arc<Shared>) {
                 shared.state.lock().no_file = made.err();
                 shared.prepared.notify_waiters();
                 shared.room.notify_waiters();
+                shared.work.notify_one();
                 if failed {
                     more.await;
                 }

@@ -73,6 +73,16 @@ pub struct JournalOptions {
     pub(crate) sabotage: Option<Sabotage>,
 }
 
+impl JournalOptions {
+    /// For a journal of so many bytes. A file is kept for a single record that is needed, so even a small journal has several: 16, or
+    /// as many as files of 8 MiB make.
+    pub fn of(capacity: u64) -> JournalOptions {
+        let all = JournalOptions::default();
+        let sixteenth = capacity / 16 / (1 << 20) * (1 << 20);
+        JournalOptions { capacity, file_size: sixteenth.clamp(8 << 20, all.file_size), ..all }
+    }
+}
+
 impl Default for JournalOptions {
     fn default() -> JournalOptions {
         JournalOptions {
@@ -643,7 +653,7 @@ impl Shared {
     }
 
     fn release(&self, id: ImageId, how: impl FnOnce(&mut Book) -> Vec<u64>) {
-        let mut freed = false;
+        let (mut freed, mut cluttered) = (false, false);
         {
             let mut state = self.state.lock();
             let State { books, space, .. } = &mut *state;
@@ -655,6 +665,10 @@ impl Shared {
                     books.remove(&id);
                 }
             }
+            cluttered |= freed && space.is_cluttered();
+        }
+        if cluttered {
+            self.work.notify_one();
         }
         if freed {
             self.room.notify_waiters();

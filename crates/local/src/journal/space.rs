@@ -10,6 +10,9 @@ use super::format::{BLOCK, FILE_HEADER, LiveFile};
 /// How many files the capacity may be divided into, so that the live table always has a place for each.
 pub(super) const MAX_FILES: u64 = 512;
 
+/// So many files that nobody needs are not left to wait for the next header, without which they cannot be used.
+const CLUTTER: usize = 3;
+
 /// What a record with so many payload bytes takes at worst: alone in a batch, followed by a mark.
 pub(super) fn cost(payload: u64) -> u64 {
     2 * BLOCK + payload.next_multiple_of(BLOCK)
@@ -90,7 +93,19 @@ impl Space {
     }
 
     pub fn wants_slot(&self) -> bool {
-        (self.slots.len() as u64) < self.wanted()
+        (self.slots.len() as u64) < self.wanted() || (self.listed_in_vain() > 0 && self.next_slot().is_none())
+    }
+
+    /// How many files the newest header lists that nobody needs any more. After a start these can be all there are: what is in
+    /// them was released only when its images had been opened.
+    fn listed_in_vain(&self) -> usize {
+        let needed: BTreeSet<u32> = self.live.values().map(|l| l.slot).collect();
+        self.listed.difference(&needed).count()
+    }
+
+    /// Whether to begin another file only so that others can be used again.
+    pub fn is_cluttered(&self) -> bool {
+        self.listed_in_vain() >= CLUTTER && !self.writing && self.next_slot().is_some()
     }
 
     /// Whether another file may be made ready while there is nothing else to do, so that `bytes` of them are.
@@ -270,9 +285,14 @@ impl Space {
         (self.limit + 2) * self.file_size
     }
 
-    /// Bytes of batches in files that are needed.
+    /// Bytes of files that are needed: an older one is used up whatever is in it.
     pub fn used(&self) -> u64 {
-        self.live.values().filter(|l| l.pins > 0).map(|l| l.end - FILE_HEADER).sum()
+        let needed = self.live.iter().filter(|(_, l)| l.pins > 0);
+        let used = |(g, l): (&u64, &Live)| {
+            let consumed = l.end - FILE_HEADER;
+            if *g == self.current { consumed } else { consumed.max(self.usable) }
+        };
+        needed.map(used).sum()
     }
 
     /// The generation of the oldest file that is needed.

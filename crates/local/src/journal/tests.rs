@@ -725,3 +725,57 @@ fn a_full_journal_can_be_restarted_many_times() {
         assert!(journal.try_reserve(4096).is_some(), "{:?}", journal.usage());
     });
 }
+
+/// Restarted again and again, with everything released each time, it keeps to its files and takes as much as ever. A start knows of no release
+/// before the images are open, so the first header of each run lists all that there is.
+#[test]
+fn restarts_alone_use_no_files_up() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        let (mut seq, mut most) = (0, 0);
+        for life in 0..200 {
+            let (journal, _) = open(&disk, &small(), life).await.unwrap();
+            let handle = journal.attach(image(1), Arc::new(Seen::default())).unwrap();
+            handle.release(Seq(seq));
+            // In some runs more than the file holds that the run begins with.
+            for _ in 0..if life % 20 == 19 { 60 } else { 1 } {
+                seq += 1;
+                let room = journal.reserve(8192).await.unwrap();
+                let (done, written) = oneshot::channel();
+                let record = Record { epoch: Epoch(life + 1), ..data(seq, 16) };
+                handle.append_reserved(record, room, Some(done)).unwrap();
+                written.await.unwrap().unwrap();
+                handle.release(Seq(seq));
+            }
+            most = most.max(journal.usage().on_disk);
+            if life % 3 == 0 {
+                disk.crash();
+            } else {
+                handle.detach();
+                journal.close().await.unwrap();
+            }
+        }
+        let (journal, _) = open(&disk, &small(), 999).await.unwrap();
+        let usage = journal.usage();
+        assert!(most <= usage.most_on_disk + 3 * small().file_size, "{most}: {usage:?}");
+    });
+}
+
+/// Files that must be kept are room that is gone, however little is in them: whoever asks how full the journal is must see it.
+#[test]
+fn a_file_with_one_needed_record_is_used_up() {
+    block_on(async {
+        let disk = SimDisk::new(1);
+        for life in 0..3 {
+            let (journal, _) = open(&disk, &small(), life).await.unwrap();
+            let handle = journal.attach(image(1), Arc::new(Seen::default())).unwrap();
+            write(&handle, Record { epoch: Epoch(life + 1), ..data(1, 8) }).await.unwrap();
+            disk.crash();
+        }
+        let (journal, _) = open(&disk, &small(), 9).await.unwrap();
+        let Room { used, capacity } = journal.room();
+        assert!(used >= capacity / 4 * 3, "{used} of {capacity}, which are four files");
+        journal.release_owner(image(1));
+        assert_eq!(journal.room().used, 0);
+    });
+}
