@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use base::{Epoch, Error, ErrorKind, ImageId, Result, Seq};
+use base::{Epoch, Error, ErrorKind, ImageId, Result, Seq, StartId};
 use chain::{Continuation, EpochRecord, Header, Loaded};
 use local::Recovered;
 
@@ -59,8 +59,8 @@ pub(crate) async fn accounted(
     }
     let mut account = Account { env, loaded, run_start, endings, places: BTreeMap::new() };
     for record in recovered {
-        let place = account.place(record.epoch).await?;
-        if let Some(why) = place.refuses(record.seq).or(account.other_start(record)) {
+        let place = account.place(record.epoch, Some(record.start)).await?;
+        if let Some(why) = place.refuses(record.seq) {
             return Err(refused(image, record.epoch, record.seq, &why));
         }
     }
@@ -69,7 +69,7 @@ pub(crate) async fn accounted(
         let Some(epoch) = epoch_of(&file.name).filter(|epoch| account.is_this_journals(*epoch)) else {
             continue;
         };
-        let place = account.place(epoch).await?;
+        let place = account.place(epoch, None).await?;
         if matches!(place, Place::Open) {
             continue;
         }
@@ -107,20 +107,21 @@ struct Account<'a> {
     loaded: &'a Loaded,
     run_start: Epoch,
     endings: Endings,
-    places: BTreeMap<Epoch, Place>,
+    places: BTreeMap<(Epoch, Option<StartId>), Place>,
 }
 
 impl Account<'_> {
-    async fn place(&mut self, epoch: Epoch) -> Result<Place> {
-        if let Some(place) = self.places.get(&epoch) {
+    /// Of records written in `epoch`, by that start of the gateway if it is known.
+    async fn place(&mut self, epoch: Epoch, start: Option<StartId>) -> Result<Place> {
+        if let Some(place) = self.places.get(&(epoch, start)) {
             return Ok(place.clone());
         }
-        let place = self.find(epoch).await?;
-        self.places.insert(epoch, place.clone());
+        let place = self.find(epoch, start).await?;
+        self.places.insert((epoch, start), place.clone());
         Ok(place)
     }
 
-    async fn find(&self, epoch: Epoch) -> Result<Place> {
+    async fn find(&self, epoch: Epoch, start: Option<StartId>) -> Result<Place> {
         let last_seq = self.loaded.last_seq();
         let Some(owner) = self.endings.owner(epoch) else {
             // Its fence was in the bucket before the first of its records was acknowledged. That the journal could go on from what there is
@@ -129,6 +130,10 @@ impl Account<'_> {
         };
         if !is_own(&self.env.journal, owner) {
             return Ok(Place::Foreign(format!("there that epoch was {}", self.whose(owner))));
+        }
+        // One number can be two epochs: one in this bucket, and one in an older copy of it that served for a while.
+        if start.is_some_and(|start| start != owner.start) {
+            return Ok(Place::Foreign("there that epoch was another start of this gateway".into()));
         }
         let Some(ended_by) = self.endings.ended_by(epoch) else {
             return Ok(match epoch < self.run_start {
@@ -147,15 +152,8 @@ impl Account<'_> {
         ))
     }
 
-    // One number can be two epochs: one in this bucket, and one in an older copy of it that served for a while.
-
-    /// Whether the record's epoch was not that in the bucket.
-    fn other_start(&self, record: &Recovered) -> Option<String> {
-        let owner = self.endings.owner(record.epoch)?;
-        (owner.start != record.start).then(|| "there that epoch was another start of this gateway".into())
-    }
-
-    /// Whether the bucket has another segment in the place of this local one; a segment that it has no more it did not miss.
+    /// Whether the bucket has another segment in the place of this local one, whose epoch can be another one of the same number; a segment
+    /// that it has no more it did not miss.
     async fn other_segment(&self, header: &Header) -> Result<Option<String>> {
         let (image, position) = (header.image, header.position);
         match chain::read_header(&*self.env.bucket, image, position.epoch, position.number).await {

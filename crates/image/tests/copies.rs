@@ -146,15 +146,19 @@ fn a_rolled_back_image_leaves_a_journal_that_opens() {
 }
 
 /// One epoch number in the bucket and in an older copy of it: the gateway served from the copy for a while, and what it acknowledged there, in
-/// the journal (`rounds` few) or in local segments, is not in the bucket, though that has as many records of an epoch of that number.
-async fn served_twice(rounds: u64, words: &str) {
-    const OTHER: ImageId = ImageId([0x52; 16]);
+/// the journal or (`spooled`) only in local segments, is not in the bucket, though that has as many records of an epoch of that number.
+async fn served_twice(spooled: bool, words: &str) {
+    const BEFORE: ImageId = ImageId([0x52; 16]);
+    const AFTER: ImageId = ImageId([0x53; 16]);
+    // So many writes that the journal shows nothing of what was before.
+    const OVER_ALL: u64 = 300;
+    let zeros = || Model(vec![0; (SECTORS * SECTOR) as usize]);
     let right = Arc::new(Memory::new());
-    for image in [IMAGE, OTHER] {
+    for image in [IMAGE, BEFORE, AFTER] {
         image::create(&*right, 0, image, "vol", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
     }
     let disk = SimDisk::new(1);
-    let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+    let mut model = zeros();
     let running = start(&disk, right.clone(), &Setup::small(), 1).await.unwrap();
     let image = running.open(IMAGE, None).await.unwrap();
     scribble(&mut model, &image, 0..2).await;
@@ -163,17 +167,22 @@ async fn served_twice(rounds: u64, words: &str) {
     let image = running.open(IMAGE, None).await.unwrap();
     scribble(&mut Model(model.0.clone()), &image, 2..200).await;
     image.close().await.unwrap();
-    // The journal shows nothing of that when these have written over it.
-    let other = running.open(OTHER, None).await.unwrap();
-    scribble(&mut Model(model.0.clone()), &other, 0..300).await;
+    let other = running.open(BEFORE, None).await.unwrap();
+    scribble(&mut zeros(), &other, 0..OVER_ALL).await;
     other.close().await.unwrap();
     running.crash(&disk);
 
     let (path, faults) = faulty(&older, 1);
     let running = start(&disk, path, &Setup::small(), 2).await.unwrap();
     let image = running.open(IMAGE, None).await.unwrap();
+    let other = running.open(AFTER, None).await.unwrap();
     faults.set_outage(Outage::Refusing);
-    scribble(&mut model, &image, 600..600 + rounds).await;
+    scribble(&mut model, &image, 600..603).await;
+    if spooled {
+        scribble(&mut zeros(), &other, 600..600 + OVER_ALL).await;
+        assert_eq!(running.env.journal.usage_of(IMAGE).records, 0);
+        assert!(!running.spool.list(IMAGE).is_empty());
+    }
     running.crash(&disk);
 
     is_refused(&Left { older: right.clone(), right: older, disk, model }, &right, words).await;
@@ -181,12 +190,12 @@ async fn served_twice(rounds: u64, words: &str) {
 
 #[test]
 fn records_of_another_history_are_not_taken_for_uploaded() {
-    paused(served_twice(3, "another start of this gateway"));
+    paused(served_twice(false, "another start of this gateway"));
 }
 
 #[test]
 fn local_segments_of_another_history_are_not_taken_for_uploaded() {
-    paused(served_twice(40, "another"));
+    paused(served_twice(true, "is another one"));
 }
 
 /// The disk of a gateway that was copied while it ran, and the same disk when that gateway is gone: both have acknowledged writes, and

@@ -894,3 +894,42 @@ fn files_with_little_in_them_do_not_keep_writes_out() {
         assert!(read(&image, Span::new(0, SECTORS)).await.unwrap() == model.0);
     });
 }
+
+/// What a volume left in many journal files stays there while its bucket is dead at the start, and what is left does for another one.
+#[test]
+fn a_volume_that_cannot_be_opened_keeps_no_writes_of_another_out() {
+    paused(async {
+        let stores = [IMAGE, OTHER].map(|_| Arc::new(Memory::new()));
+        for (store, image) in stores.iter().zip([IMAGE, OTHER]) {
+            image::create(&**store, 0, image, "vol", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        }
+        let mut setup = setup(ByteSize::mib(32));
+        setup.journal.capacity = 16 << 20;
+        let disk = SimDisk::new(1);
+        let mut models = [IMAGE, OTHER].map(|_| Model(vec![0; (SECTORS * SECTOR) as usize]));
+        for life in 0..6 {
+            let (bucket, faults) = faulty(&stores[1], life);
+            let running = start(&disk, stores[0].clone(), &setup, life).await.unwrap();
+            let image = running.open_on(bucket, OTHER, None).await.unwrap();
+            faults.set_outage(Outage::Refusing);
+            models[1].write(&image, life * 8, pattern(life, 4 << 10, false)).await;
+            running.crash(&disk);
+        }
+        let (dead, faults) = faulty(&stores[1], 6);
+        faults.set_outage(Outage::Refusing);
+        let running = start(&disk, stores[0].clone(), &setup, 6).await.unwrap();
+        let refused = running.open_on(dead, OTHER, None).await.err().unwrap();
+        assert_eq!(refused.kind(), ErrorKind::Unavailable, "{refused}");
+        let image = running.open(IMAGE, None).await.unwrap();
+        for round in 0..32 << 4 {
+            models[0].write(&image, (round * 128) % SECTORS, pattern(round, 64 << 10, false)).await;
+        }
+        assert_eq!(running.env.journal.usage_of(OTHER).records, 6);
+        running.crash(&disk);
+        let running = start(&disk, stores[0].clone(), &setup, 7).await.unwrap();
+        let opened = [running.open(IMAGE, None).await, running.open_on(stores[1].clone(), OTHER, None).await];
+        for (image, model) in opened.iter().zip(&models) {
+            assert!(read(image.as_ref().unwrap(), Span::new(0, SECTORS)).await.unwrap() == model.0);
+        }
+    });
+}

@@ -190,7 +190,8 @@ impl Committer {
                     return Ok(Rest::End);
                 }
                 let work = (!state.queue.is_empty()).then(|| self.take(shared, &mut state));
-                (work, !matches!(state.phase, Phase::Open), state.space.is_cluttered())
+                let cluttered = work.is_none() && state.space.is_cluttered();
+                (work, !matches!(state.phase, Phase::Open), cluttered)
             };
             match work {
                 Some(Work::Batch(batch)) => self.write_batch(shared, batch).await?,
