@@ -8,6 +8,7 @@ use chain::StateChange;
 use local::{Committed, Owner, OwnerHandle, Payload, Record, RecordKind};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use crate::admission::{Admission, Pacer};
 use crate::destage::Request;
@@ -216,7 +217,7 @@ impl Core {
         }
         front.next = seq.next();
         if let Some(data) = visible {
-            let now = self.env.clock.now();
+            let now = Instant::now();
             let record = DirtyRecord::new(&self.env.memory, seq, kind, span, now, data);
             self.layers.write().publish(&record);
             front.volatile.insert(seq, record);
@@ -269,7 +270,7 @@ impl Appended {
 
 impl Owner for Core {
     fn committed(&self, batch: Vec<Committed>) {
-        let now = self.env.clock.now();
+        let now = Instant::now();
         let mut records = Vec::with_capacity(batch.len());
         let mut fresh = Vec::with_capacity(batch.len());
         let Some(last) = batch.last().map(|c| c.record.seq) else { return };

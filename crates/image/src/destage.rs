@@ -27,7 +27,7 @@ use crate::collect::Collector;
 use crate::compact::{Compactor, Copies};
 use crate::core::{Core, SEGMENT_RECORDS, size_in};
 use crate::courtesy::Courtesy;
-use crate::dirty::{DirtyRecord, SpooledSegment};
+use crate::dirty::{Accepted, DirtyRecord, SpooledSegment};
 use crate::env::Severity;
 use crate::gather::gather;
 use crate::layers::Standing;
@@ -353,8 +353,11 @@ impl Destager {
 
     /// How long the oldest data sealed has waited.
     fn waited(&self) -> Duration {
-        let now = self.core.env.clock.now();
-        Duration::from_millis(self.oldest().map_or(0, |at| now.saturating_sub(at)))
+        match self.oldest() {
+            None => Duration::ZERO,
+            Some(Accepted::Here(at)) => at.elapsed(),
+            Some(Accepted::Before(_)) => Duration::MAX,
+        }
     }
 
     /// How scarce room is for what clients write next: that on the disk, and three quarters of that in memory, without which
@@ -369,7 +372,7 @@ impl Destager {
     }
 
     /// When the oldest client record that does not count yet was accepted.
-    fn oldest(&self) -> Option<base::UnixMillis> {
+    fn oldest(&self) -> Option<Accepted> {
         self.outgoing.iter().find_map(|o| o.oldest)
     }
 
@@ -380,9 +383,8 @@ impl Destager {
     fn unsealed_due(&self) -> bool {
         let backlog = self.core.backlog.lock();
         let Some(oldest) = backlog.queue.front() else { return false };
-        let age = self.core.env.clock.now().saturating_sub(oldest.accepted);
         backlog.fills_segment(&self.core.env.options)
-            || age >= self.core.env.options.segment_age.as_millis() as u64
+            || oldest.accepted.elapsed() >= self.core.env.options.segment_age
             || self.draining()
     }
 
@@ -447,7 +449,7 @@ impl Destager {
         // with the records, not with the time.
         self.sealed_size = size_in(content.states()).unwrap_or(self.sealed_size);
         let draft = self.draft(Kind::Data, first, last);
-        self.push(content.seal(draft), draft, dirty, Some(records[0].accepted));
+        self.push(content.seal(draft), draft, dirty, Some(Accepted::Here(records[0].accepted)));
         self.note_progress();
         let mut backlog = self.core.backlog.lock();
         backlog.queue.drain(..records.len());
@@ -479,14 +481,14 @@ impl Destager {
         let object = self.core.env.spool.get(segment.image, &segment.name, 0..segment.bytes).await?;
         let sealed = crate::outgoing::reseal(&segment, &object, draft)?;
         let (dirty, created) = (segment.bytes, segment.header.created);
-        self.push(sealed, draft, dirty, Some(created));
+        self.push(sealed, draft, dirty, Some(Accepted::Before(created)));
         if let Some(out) = self.outgoing.back_mut() {
             out.body = Body::Spooled(segment);
         }
         Ok(())
     }
 
-    fn push(&mut self, sealed: Sealed, draft: HeaderDraft, dirty: u64, oldest: Option<u64>) {
+    fn push(&mut self, sealed: Sealed, draft: HeaderDraft, dirty: u64, oldest: Option<Accepted>) {
         self.head = sealed.header.position;
         self.sealed_seq = self.sealed_seq.max(sealed.header.last_seq);
         self.outgoing.push_back(Outgoing {
@@ -654,7 +656,8 @@ impl Destager {
         let mut progress = self.core.progress.lock();
         progress.dirty_bytes = self.outgoing.iter().map(|o| o.dirty).sum::<u64>()
             + self.inherited.iter().map(|s| s.bytes).sum::<u64>();
-        progress.oldest_dirty = self.oldest().or_else(|| self.inherited.front().map(|s| s.header.created));
+        let inherited = || self.inherited.front().map(|s| Accepted::Before(s.header.created));
+        progress.oldest_dirty = self.oldest().or_else(inherited).map(|at| self.core.time_of(at));
     }
 
     fn answer_all(&mut self, result: Result<()>) {

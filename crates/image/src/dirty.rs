@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use chain::{Header, Piece};
 use local::{Location, RecordKind};
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 /// Memory for dirty data, shared by all images; what does not fit is read back from the journal.
 #[derive(Debug)]
@@ -100,6 +101,15 @@ impl Drop for SealedRoom {
     }
 }
 
+/// When data was accepted.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Accepted {
+    /// Since this process has it: its age is not a matter of the time of day, which may jump.
+    Here(Instant),
+    /// Before, at that time of day.
+    Before(UnixMillis),
+}
+
 /// One record of an image that is not yet in the bucket.
 #[derive(Debug)]
 pub(crate) struct DirtyRecord {
@@ -108,7 +118,8 @@ pub(crate) struct DirtyRecord {
     pub span: Span,
     /// Bytes of its payload.
     pub bytes: u64,
-    pub accepted: UnixMillis,
+    /// When, or when it was found at the start.
+    pub accepted: Instant,
     data: Mutex<Option<Vec<Bytes>>>,
     location: OnceLock<Location>,
     memory: Arc<DirtyMemory>,
@@ -120,7 +131,7 @@ impl DirtyRecord {
         seq: Seq,
         kind: RecordKind,
         span: Span,
-        accepted: UnixMillis,
+        accepted: Instant,
         data: Vec<Bytes>,
     ) -> Arc<DirtyRecord> {
         let bytes = data.iter().map(|d| d.len() as u64).sum();
@@ -144,7 +155,7 @@ impl DirtyRecord {
         seq: Seq,
         kind: RecordKind,
         span: Span,
-        accepted: UnixMillis,
+        accepted: Instant,
         location: Location,
         bytes: u64,
     ) -> Arc<DirtyRecord> {

@@ -18,6 +18,7 @@ use chain::{
 use local::{Committed, Owner, Recovered};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 use crate::account::{RESTORED, accounted};
 use crate::admission::Pacer;
@@ -478,7 +479,7 @@ async fn adopt(core: &Arc<Core>, local: Local, last_seq: Seq, recovered: usize) 
         spooled += segment.bytes;
     }
     core.progress.lock().spooled_bytes = spooled;
-    let now = core.env.clock.now();
+    let now = Instant::now();
     for r in &local.records {
         let bytes = u64::from(r.payload_len);
         let record = DirtyRecord::recovered(&core.env.memory, r.seq, r.kind, r.span, now, r.location, bytes);

@@ -9,7 +9,7 @@ use local::{Spool, SpoolFile};
 use tokio::time::Instant;
 
 use crate::core::Core;
-use crate::dirty::{SealedRoom, SpooledSegment};
+use crate::dirty::{Accepted, SealedRoom, SpooledSegment};
 
 /// Where the bytes of a sealed segment are until it counts.
 #[derive(Debug)]
@@ -40,7 +40,8 @@ pub(crate) struct Outgoing {
     pub put: Put,
     /// Payload bytes of the client records in it.
     pub dirty: u64,
-    pub oldest: Option<u64>,
+    /// When the oldest of them was accepted.
+    pub oldest: Option<Accepted>,
     /// Bytes of the object.
     pub size: u64,
 }

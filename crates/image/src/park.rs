@@ -8,6 +8,7 @@ use base::{Epoch, Error, ErrorKind, ImageId, Number, Result, Seq, Span};
 use bucket::Bucket;
 use chain::{Continuation, EpochRecord, HeaderDraft, Kind, Pin, Position, name};
 use local::{Journal, RecordKind, Recovered, Spool};
+use tokio::time::Instant;
 
 use crate::core::size_in;
 use crate::dirty::DirtyRecord;
@@ -212,5 +213,5 @@ fn one_segment(records: &[Recovered]) -> usize {
 fn dirty(env: &Env, r: &Recovered) -> Arc<DirtyRecord> {
     let bytes = u64::from(r.payload_len);
     let span = if r.kind == RecordKind::State { Span::new(0, 0) } else { r.span };
-    DirtyRecord::recovered(&env.memory, r.seq, r.kind, span, env.clock.now(), r.location, bytes)
+    DirtyRecord::recovered(&env.memory, r.seq, r.kind, span, Instant::now(), r.location, bytes)
 }

@@ -4,6 +4,7 @@ use base::{ByteSize, Epoch, ErrorKind, Number, UnixMillis};
 use tokio::time::Instant;
 
 use crate::core::Core;
+use crate::dirty::Accepted;
 
 /// Whether an image serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,10 +151,18 @@ impl Progress {
 }
 
 impl Core {
+    /// What the time of day was then, by what the clock shows now.
+    pub fn time_of(&self, accepted: Accepted) -> UnixMillis {
+        match accepted {
+            Accepted::Here(at) => self.env.clock.now().saturating_sub(at.elapsed().as_millis() as u64),
+            Accepted::Before(time) => time,
+        }
+    }
+
     pub fn status(&self) -> Status {
         let (unsealed, oldest_unsealed) = {
             let backlog = self.backlog.lock();
-            (backlog.bytes, backlog.queue.front().map(|r| r.accepted))
+            (backlog.bytes, backlog.queue.front().map(|r| self.time_of(Accepted::Here(r.accepted))))
         };
         let (segments, sectors) = {
             let layers = self.layers.read();

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use base::{ByteSize, Error, ErrorKind, ImageId, SECTOR, SeededEntropy, Span};
+use base::{ByteSize, Error, ErrorKind, ImageId, ManualClock, SECTOR, SeededEntropy, Span};
 use bucket::{Bucket, Fault, FaultPlan, Faults, Memory, Outage, RetryPolicy, Retrying, Switch};
 use image::{Condition, Image};
 use local::{JournalOptions, SimDisk, SimLatency};
@@ -931,5 +931,29 @@ fn a_volume_that_cannot_be_opened_keeps_no_writes_of_another_out() {
         for (image, model) in opened.iter().zip(&models) {
             assert!(read(image.as_ref().unwrap(), Span::new(0, SECTORS)).await.unwrap() == model.0);
         }
+    });
+}
+
+/// For a clock that was put back by an hour, nothing grows older in the next one.
+#[test]
+fn a_clock_that_is_put_back_keeps_nothing_from_the_bucket() {
+    paused(async {
+        let store = Arc::new(Memory::new());
+        image::create(&*store, 0, IMAGE, "vol1", ByteSize(SECTORS * SECTOR), 512).await.unwrap();
+        let mut running = start(&SimDisk::new(1), store, &Setup::small(), 1).await.unwrap();
+        running.env.clock = Arc::new(ManualClock::at(1_700_000_000_000));
+        let image = running.open(IMAGE, None).await.unwrap();
+        let mut model = Model(vec![0; (SECTORS * SECTOR) as usize]);
+        for round in 0..20 {
+            model.write(&image, round * 8, pattern(round, 4 << 10, false)).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(image.status().dirty < ByteSize::kib(40), "while somebody writes: {:?}", image.status());
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        assert_eq!(
+            (image.status().dirty, image.status().oldest_dirty),
+            (ByteSize(0), None),
+            "and afterwards"
+        );
     });
 }

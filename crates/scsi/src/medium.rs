@@ -35,6 +35,9 @@ pub enum Provisioning {
 /// Permission for a write of a certain size; the reserve it holds is given back when it is dropped.
 pub type Admission = Box<dyn std::any::Any + Send + Sync>;
 
+/// The most bytes of one value kept beside the blocks.
+pub const MAX_STATE: usize = 64 << 10;
+
 /// What [`BlockMedium::update`] does to a range in memory; `false` leaves the medium as it was.
 ///
 /// A name of its own, because `async_trait` would bind the lifetime of the slice to the call.
@@ -99,6 +102,6 @@ pub trait BlockMedium: Send + Sync {
     /// A small durable value stored beside the blocks (persistent reservations, saved mode pages).
     async fn load_state(&self, name: &str) -> Result<Option<Bytes>>;
 
-    /// Stores one, durable on return; `None` removes it.
+    /// Stores one of at most [`MAX_STATE`] bytes, durable on return; `None` removes it.
     async fn store_state(&self, name: &str, value: Option<Bytes>) -> Result<()>;
 }

@@ -2,7 +2,8 @@ use super::*;
 
 fn record(memory: &Arc<DirtyMemory>, seq: u64, data: &Bytes) -> Arc<DirtyRecord> {
     let span = Span::new(seq, 1);
-    let record = DirtyRecord::new(memory, Seq(seq), RecordKind::Data, span, 0, vec![data.clone()]);
+    let record =
+        DirtyRecord::new(memory, Seq(seq), RecordKind::Data, span, Instant::now(), vec![data.clone()]);
     record.placed(Location { file: 1, offset: seq << 12, len: data.len() as u32, crc64: 0 });
     record
 }

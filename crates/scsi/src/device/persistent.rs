@@ -6,7 +6,7 @@ use super::cdb::Cdb;
 use super::reservations::{Action, Kind, MAX_REGISTRATIONS, Path, Request, Reservations};
 use super::sense::{Failure, Sense, code};
 use super::unit::{Answer, LogicalUnit, Task};
-use crate::medium::BlockMedium;
+use crate::medium::{BlockMedium, MAX_STATE};
 use crate::task::{Nexus, Status};
 
 /// The name under which reservations with APTPL are kept beside the blocks.
@@ -58,7 +58,11 @@ impl LogicalUnit {
             let effects = after.apply(task.nexus, &request)?;
             // Durable before it counts; a change nobody may lose is not told to anybody before.
             if after.aptpl || before.aptpl {
-                self.medium.store_state(STATE, after.aptpl.then(|| after.encode())).await?;
+                let value = after.aptpl.then(|| after.encode());
+                if value.as_ref().is_some_and(|v| v.len() > MAX_STATE) {
+                    return Err(Sense::illegal(code::INSUFFICIENT_REGISTRATION_RESOURCES).into());
+                }
+                self.medium.store_state(STATE, value).await?;
             }
             let mut state = self.state.lock();
             state.reservations = after;

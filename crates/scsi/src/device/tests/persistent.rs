@@ -425,6 +425,25 @@ fn spec_i_pt_registers_others_too() {
     assert_eq!(bench.sense(&bench.a, &out_cdb(6, 0, 24), &list(0, A, 0x08)), (5, 0x2600));
 }
 
+/// The capabilities promise PTPL_C for as many as can be stored, and no more are taken.
+#[test]
+fn more_than_can_be_stored_are_refused_as_such() {
+    let bench = Bench::new();
+    let named = |n: u64| id_of(&nexus(3, &format!("iqn.2026-01.example:{n:0>190}")));
+    let register = |count: u64, flags: u8| {
+        let ids: Vec<u8> = (10..10 + count).flat_map(named).collect();
+        let mut out = list(0, A, 0x08 | flags);
+        out.extend((ids.len() as u32).to_be_bytes());
+        out.extend(ids);
+        bench.run(&bench.a, &out_cdb(0, 0, out.len()), &out)
+    };
+    assert_eq!(sense(&register(320, 0x01)), (5, 0x5504));
+    assert_eq!(bench.keys(), []);
+    assert_eq!(register(320, 0).status, Status::Good);
+    assert_eq!(bench.sense(&bench.a, &out_cdb(6, 0, 24), &list(0, A, 0x01)), (5, 0x5504));
+    assert_eq!(bench.generation(), 1);
+}
+
 #[test]
 fn all_tg_pt_covers_every_port() {
     let bench = Bench::new();
